@@ -1,0 +1,1 @@
+//! Laneguard actuator: commands to bandwidth annotations on Kubernetes pods.

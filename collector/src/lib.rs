@@ -1,0 +1,1 @@
+//! Laneguard collector: telemetry in Prometheus to samples on NATS.

@@ -1,0 +1,1 @@
+//! Laneguard's control laws: pure, synchronous, without clock or I/O.

@@ -1,0 +1,1 @@
+//! Laneguard decider: samples to decisions and commands.

@@ -1,0 +1,1 @@
+//! A stateful stand-in for the parts of the Kubernetes API that Laneguard uses.

@@ -1,0 +1,1 @@
+//! The whole system on one Linux machine, on a real kernel network.

@@ -1,0 +1,1 @@
+//! Laneguard's command line for operators.

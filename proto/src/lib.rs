@@ -1,0 +1,1 @@
+//! What Laneguard's services say to each other: messages, subjects, streams, buckets, policies.

@@ -1,0 +1,1 @@
+//! The process shell that Laneguard's services share.

@@ -1,0 +1,1 @@
+//! Harnesses for Laneguard's tests: real servers, real binaries, faults.
