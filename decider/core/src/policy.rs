@@ -1,0 +1,426 @@
+//! What the operator wants, as the laws need it: targets, bounds and parameters, in base units.
+//!
+//! Excludes what only the services need (selectors, mode, staleness action): they hold the full policy.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{drop_rate, threshold};
+
+/// Smallest lower bound of a class in bits per second: below it Cilium reads a value as *unlimited*.
+pub const LEAST_LIMIT_BPS: f64 = 1e6;
+/// Most critical workloads of one policy; bounds the state.
+pub const MOST_CRITICAL: usize = 256;
+/// Most classes of one policy; bounds the state.
+pub const MOST_CLASSES: usize = 64;
+
+/// Longest name: a namespace and a name of a Kubernetes object and `_` between.
+const LONGEST_NAME: usize = 63 + 1 + 253;
+/// Largest number accepted anywhere, so that arithmetic on validated values stays finite.
+const LARGEST: f64 = 1e15;
+
+/// A policy as the control laws see it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    /// The law and its parameters.
+    pub law: Law,
+    /// The workloads to protect. The worst of them governs.
+    pub critical: Vec<Critical>,
+    /// The classes of best-effort workloads that are throttled, all by the same step.
+    pub classes: Vec<Class>,
+}
+
+/// One workload to protect.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Critical {
+    /// The wire id `<namespace>_<name>`, as in [`crate::sample::Sample::workload`].
+    pub workload: String,
+    /// What must not be exceeded.
+    pub targets: Targets,
+}
+
+/// Upper bounds of the signals of one workload. Unset: not judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Targets {
+    /// 95th percentile of request latency in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p95_ms: Option<f64>,
+    /// 99th percentile of request latency in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p99_ms: Option<f64>,
+    /// Mean request latency in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_ms: Option<f64>,
+    /// Jitter (interquartile range of request latency) in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jitter_ms: Option<f64>,
+}
+
+/// One class of best-effort workloads and the bounds of its limit per pod.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Class {
+    /// Name, unique in the policy.
+    pub name: String,
+    /// Never throttled below this, in bits per second; at least [`LEAST_LIMIT_BPS`].
+    pub min_bps: f64,
+    /// Never raised above this, in bits per second; at least `min_bps`.
+    pub max_bps: f64,
+}
+
+impl Class {
+    /// Brings a limit inside the bounds. NaN, an unknown limit, becomes the maximum, where a class without history starts.
+    #[must_use]
+    pub fn clamp(&self, limit_bps: f64) -> f64 {
+        // `f64::clamp` panics on bounds that no validated policy has; this does not, and `min` maps NaN to the maximum.
+        limit_bps.min(self.max_bps).max(self.min_bps)
+    }
+}
+
+/// A control law and its parameters; serialized with the law's name under `name`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name")]
+pub enum Law {
+    /// Jitter and latency against targets, in fixed steps: see [`threshold`].
+    Threshold(threshold::Parameters),
+    /// Packet drops against a learned baseline, in fixed steps: see [`drop_rate`].
+    DropRate(drop_rate::Parameters),
+}
+
+impl Law {
+    /// The law's name in policies and decisions.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Threshold(_) => "Threshold",
+            Self::DropRate(_) => "DropRate",
+        }
+    }
+}
+
+/// Why a policy was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct PolicyError {
+    /// Path of the field, such as `classes[bulk].min_bps`.
+    pub field: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl PolicyError {
+    fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
+impl Policy {
+    /// Checks everything the laws rely on.
+    ///
+    /// # Errors
+    /// The first field that is missing, out of range, not finite or not unique.
+    pub fn validate(&self) -> Result<(), PolicyError> {
+        within_count("critical", self.critical.len(), MOST_CRITICAL)?;
+        within_count("classes", self.classes.len(), MOST_CLASSES)?;
+        let mut seen = BTreeSet::new();
+        for critical in &self.critical {
+            let field = format!("critical[{}]", critical.workload);
+            name(&format!("{field}.workload"), &critical.workload)?;
+            if !seen.insert(&critical.workload) {
+                return Err(PolicyError::new(field, "is named twice"));
+            }
+            // DropRate judges no target, Threshold nothing else.
+            let needed = matches!(self.law, Law::Threshold(_));
+            critical.targets.validate(&field, needed)?;
+        }
+        seen.clear();
+        for class in &self.classes {
+            let field = format!("classes[{}]", class.name);
+            name(&format!("{field}.name"), &class.name)?;
+            if !seen.insert(&class.name) {
+                return Err(PolicyError::new(field, "is named twice"));
+            }
+            in_range(
+                &format!("{field}.min_bps"),
+                class.min_bps,
+                LEAST_LIMIT_BPS,
+                LARGEST,
+            )?;
+            in_range(
+                &format!("{field}.max_bps"),
+                class.max_bps,
+                class.min_bps,
+                LARGEST,
+            )?;
+        }
+        match &self.law {
+            Law::Threshold(parameters) => parameters.validate(),
+            Law::DropRate(parameters) => parameters.validate(),
+        }
+    }
+}
+
+impl Targets {
+    fn validate(&self, field: &str, needed: bool) -> Result<(), PolicyError> {
+        let all = [
+            ("p95_ms", self.p95_ms),
+            ("p99_ms", self.p99_ms),
+            ("mean_ms", self.mean_ms),
+            ("jitter_ms", self.jitter_ms),
+        ];
+        if needed && all.iter().all(|(_, target)| target.is_none()) {
+            return Err(PolicyError::new(
+                format!("{field}.targets"),
+                "at least one target is needed",
+            ));
+        }
+        for (metric, target) in all {
+            if let Some(target) = target {
+                positive(&format!("{field}.targets.{metric}"), target)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn within_count(field: &str, count: usize, most: usize) -> Result<(), PolicyError> {
+    match count {
+        0 => Err(PolicyError::new(field, "at least one is needed")),
+        n if n > most => Err(PolicyError::new(
+            field,
+            format!("{n} are more than the {most} allowed"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Names travel as one token of a NATS subject.
+fn name(field: &str, name: &str) -> Result<(), PolicyError> {
+    if name.is_empty() || name.len() > LONGEST_NAME {
+        return Err(PolicyError::new(
+            field,
+            format!(
+                "must have 1 to {LONGEST_NAME} characters, has {}",
+                name.len()
+            ),
+        ));
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    match name.chars().find(|c| !allowed(*c)) {
+        Some(c) => Err(PolicyError::new(
+            field,
+            format!("{c:?} is not a letter, digit, '-' or '_'"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// `low <= value <= high`, which NaN never is.
+fn in_range(field: &str, value: f64, low: f64, high: f64) -> Result<(), PolicyError> {
+    if (low..=high).contains(&value) {
+        Ok(())
+    } else {
+        Err(PolicyError::new(
+            field,
+            format!("must be from {low} to {high}, is {value}"),
+        ))
+    }
+}
+
+/// Greater than zero and finite.
+pub(crate) fn positive(field: &str, value: f64) -> Result<(), PolicyError> {
+    if value > 0.0 && value <= LARGEST {
+        Ok(())
+    } else {
+        Err(PolicyError::new(
+            field,
+            format!("must be greater than 0 and at most {LARGEST}, is {value}"),
+        ))
+    }
+}
+
+/// Zero or more and finite.
+pub(crate) fn not_negative(field: &str, value: f64) -> Result<(), PolicyError> {
+    in_range(field, value, 0.0, LARGEST)
+}
+
+/// A weight of a moving average: greater than 0, at most 1.
+pub(crate) fn weight(field: &str, value: f64) -> Result<(), PolicyError> {
+    if value > 0.0 && value <= 1.0 {
+        Ok(())
+    } else {
+        Err(PolicyError::new(
+            field,
+            format!("must be greater than 0 and at most 1, is {value}"),
+        ))
+    }
+}
+
+/// A duration of at most a day.
+pub(crate) fn duration(field: &str, value_ms: u64) -> Result<(), PolicyError> {
+    const DAY_MS: u64 = 86_400_000;
+    if value_ms <= DAY_MS {
+        Ok(())
+    } else {
+        Err(PolicyError::new(
+            field,
+            format!("must be at most {DAY_MS} ms (a day), is {value_ms} ms"),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> Policy {
+        Policy {
+            law: Law::Threshold(threshold::Parameters::default()),
+            critical: vec![Critical {
+                workload: "factory_robot".into(),
+                targets: Targets {
+                    p95_ms: Some(10.0),
+                    jitter_ms: Some(5.0),
+                    ..Targets::default()
+                },
+            }],
+            classes: vec![Class {
+                name: "bulk".into(),
+                min_bps: 10e6,
+                max_bps: 1e9,
+            }],
+        }
+    }
+
+    fn refused(change: impl FnOnce(&mut Policy)) -> String {
+        let mut policy = policy();
+        change(&mut policy);
+        policy.validate().unwrap_err().field
+    }
+
+    fn threshold(change: impl FnOnce(&mut threshold::Parameters)) -> Law {
+        let mut parameters = threshold::Parameters::default();
+        change(&mut parameters);
+        Law::Threshold(parameters)
+    }
+
+    fn drop_rate(change: impl FnOnce(&mut drop_rate::Parameters)) -> Law {
+        let mut parameters = drop_rate::Parameters::default();
+        change(&mut parameters);
+        Law::DropRate(parameters)
+    }
+
+    #[test]
+    fn a_plain_policy_passes_with_either_law_at_its_defaults() {
+        let mut policy = policy();
+        assert_eq!(policy.validate(), Ok(()));
+        policy.law = Law::DropRate(drop_rate::Parameters::default());
+        policy.critical[0].targets = Targets::default();
+        assert_eq!(policy.validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_refusal_names_the_field() {
+        assert_eq!(refused(|p| p.critical.clear()), "critical");
+        assert_eq!(refused(|p| p.classes.clear()), "classes");
+        assert_eq!(
+            refused(|p| p.critical.push(p.critical[0].clone())),
+            "critical[factory_robot]"
+        );
+        assert_eq!(
+            refused(|p| p.classes.push(p.classes[0].clone())),
+            "classes[bulk]"
+        );
+        assert_eq!(
+            refused(|p| p.critical = vec![p.critical[0].clone(); MOST_CRITICAL + 1]),
+            "critical"
+        );
+        assert_eq!(
+            refused(|p| p.classes = vec![p.classes[0].clone(); MOST_CLASSES + 1]),
+            "classes"
+        );
+        assert_eq!(
+            refused(|p| p.critical[0].workload = "a.b".into()),
+            "critical[a.b].workload"
+        );
+        assert_eq!(
+            refused(|p| p.classes[0].name = String::new()),
+            "classes[].name"
+        );
+        assert_eq!(
+            refused(|p| p.critical[0].targets = Targets::default()),
+            "critical[factory_robot].targets"
+        );
+        for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert_eq!(
+                refused(|p| p.critical[0].targets.p99_ms = Some(bad)),
+                "critical[factory_robot].targets.p99_ms"
+            );
+        }
+        for bad in [0.999e6, f64::NAN, f64::INFINITY] {
+            assert_eq!(
+                refused(|p| p.classes[0].min_bps = bad),
+                "classes[bulk].min_bps"
+            );
+        }
+        for bad in [9e6, f64::NAN, f64::INFINITY] {
+            assert_eq!(
+                refused(|p| p.classes[0].max_bps = bad),
+                "classes[bulk].max_bps"
+            );
+        }
+    }
+
+    #[test]
+    fn parameters_of_the_law_are_checked() {
+        for bad in [0.0, 1.01, f64::NAN] {
+            assert_eq!(
+                refused(|p| p.law = threshold(|t| t.alpha = bad)),
+                "law.alpha"
+            );
+            assert_eq!(
+                refused(|p| p.law = drop_rate(|t| t.baseline_rise = bad)),
+                "law.baseline_rise"
+            );
+        }
+        for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert_eq!(
+                refused(|p| p.law = threshold(|t| t.gentle_decrease_bps = bad)),
+                "law.gentle_decrease_bps"
+            );
+            assert_eq!(
+                refused(|p| p.law = drop_rate(|t| t.increase_step_bps = bad)),
+                "law.increase_step_bps"
+            );
+        }
+        assert_eq!(
+            refused(|p| p.law = threshold(|t| t.cooldown_ms = 86_400_001)),
+            "law.cooldown_ms"
+        );
+        assert_eq!(
+            refused(|p| p.law = drop_rate(|t| t.margin_ratio = -0.1)),
+            "law.margin_ratio"
+        );
+    }
+
+    #[test]
+    fn a_law_is_serialized_under_its_name_and_unset_parameters_take_their_defaults() {
+        let law: Law = serde_json::from_str(r#"{"name":"Threshold","alpha":0.5}"#).unwrap();
+        assert_eq!(law, threshold(|t| t.alpha = 0.5));
+        let policy = policy();
+        let json = serde_json::to_string(&policy).unwrap();
+        assert_eq!(serde_json::from_str::<Policy>(&json).unwrap(), policy);
+    }
+
+    #[test]
+    fn an_unknown_limit_is_clamped_to_the_maximum() {
+        let class = &policy().classes[0];
+        assert_eq!(class.clamp(f64::NAN), 1e9);
+        assert_eq!(class.clamp(f64::INFINITY), 1e9);
+        assert_eq!(class.clamp(-1.0), 10e6);
+        assert_eq!(class.clamp(20e6), 20e6);
+    }
+}
