@@ -1,0 +1,735 @@
+//! The QosPolicy: as the file or resource people write, and as the entry in the bucket `laneguard-policies`.
+//!
+//! Owns the schema, its defaults and its validation. What a law does with its parameters is the decider's.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::quantity::{Bandwidth, LEAST_BPS};
+use crate::selector::LabelSelector;
+use crate::subject::{ENVIRONMENT_POLICY, Token};
+
+/// `apiVersion` of the resource.
+pub const API_VERSION: &str = "laneguard.dev/v1alpha1";
+/// `kind` of the resource.
+pub const KIND: &str = "QosPolicy";
+
+/// Working ceiling of a class whose `max` is unset, bits per second: the predecessor's MAX_BANDWIDTH_MBPS. At the top the annotation goes.
+pub const DEFAULT_CEILING_BPS: f64 = 1e9;
+
+/// A whole QosPolicy object, as in a file for `lanectl policy apply`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QosPolicy {
+    /// [`API_VERSION`].
+    pub api_version: String,
+    /// [`KIND`].
+    pub kind: String,
+    /// Name and namespace.
+    pub metadata: Metadata,
+    /// What is wanted.
+    pub spec: Spec,
+}
+
+/// The part of Kubernetes' metadata that counts here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metadata {
+    /// The policy's name.
+    pub name: String,
+    /// The namespace it acts in; `default` when unset.
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
+}
+
+fn default_namespace() -> String {
+    "default".into()
+}
+
+/// Who wrote a policy into the bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Origin {
+    /// A QosPolicy resource, mirrored by the actuator; only the resource changes it.
+    Kubernetes,
+    /// `lanectl policy apply`.
+    Lanectl,
+    /// The actuator's environment variables.
+    Environment,
+}
+
+/// The value of a key in the bucket `laneguard-policies`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// Who wrote it.
+    pub origin: Origin,
+    /// The policy's namespace; empty for the environment's.
+    #[serde(default)]
+    pub namespace: String,
+    /// The policy's name.
+    pub name: String,
+    /// The resource's uid; for other origins an id of the object's life.
+    #[serde(default)]
+    pub uid: String,
+    /// Rises with each change of the spec.
+    #[serde(default)]
+    pub generation: u64,
+    /// What is wanted.
+    pub spec: Spec,
+}
+
+impl Entry {
+    /// The policy's token in subjects and keys: `<namespace>_<name>`, or `default` for the environment's.
+    ///
+    /// # Errors
+    /// When namespace or name cannot be a token.
+    pub fn token(&self) -> Result<Token, PolicyError> {
+        let token = match self.origin {
+            Origin::Environment => ENVIRONMENT_POLICY.parse(),
+            Origin::Kubernetes | Origin::Lanectl => Token::of_object(&self.namespace, &self.name),
+        };
+        token.map_err(|e| PolicyError::new("metadata.name", e.to_string()))
+    }
+
+    /// Reads and validates the value of a key.
+    ///
+    /// # Errors
+    /// Names the field and what is wrong with it.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, PolicyError> {
+        let entry: Self = serde_json::from_slice(bytes)
+            .map_err(|e| PolicyError::new("entry", format!("is not a policy: {e}")))?;
+        entry.token()?;
+        entry.spec.validate()?;
+        Ok(entry)
+    }
+}
+
+/// What a policy wants.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Spec {
+    /// Whether limits are written.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Whom to protect, at least one.
+    pub critical: Vec<Critical>,
+    /// Whom to throttle, at least one class.
+    pub best_effort: Vec<BestEffort>,
+    /// How limits reach pods.
+    #[serde(default)]
+    pub actuation: Actuation,
+    /// How limits are found.
+    #[serde(default)]
+    pub control: Control,
+    /// What happens when nobody renews the limits.
+    #[serde(default)]
+    pub on_stale: OnStale,
+    /// After how long without traffic a workload counts as idle.
+    #[serde(default = "default_idle_after", with = "crate::duration")]
+    pub idle_after: Duration,
+    /// Other namespaces to act in; honoured only in the actuator's own policy namespace and for the environment's policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_selector: Option<LabelSelector>,
+}
+
+fn default_idle_after() -> Duration {
+    Duration::from_secs(60)
+}
+
+/// Whether limits are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    /// Decide and record, touch nothing.
+    #[default]
+    Observe,
+    /// Write limits.
+    Enforce,
+    /// Do nothing.
+    Off,
+}
+
+impl Mode {
+    /// The word in policies and decisions.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Observe => "Observe",
+            Self::Enforce => "Enforce",
+            Self::Off => "Off",
+        }
+    }
+}
+
+/// A workload to protect.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Critical {
+    /// The workload's name, as in `robot-factory`; `robot-factory-deployment` in telemetry means the same.
+    pub workload: String,
+    /// Its namespace, when it is not the policy's (the environment's policy has none).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// What must hold, at least one target.
+    pub targets: Vec<Target>,
+}
+
+/// One target: the metric stays at or below a bound.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Target {
+    /// What is measured.
+    pub metric: Metric,
+    /// The bound.
+    #[serde(with = "crate::duration")]
+    pub below: Duration,
+}
+
+impl Target {
+    /// The bound in milliseconds.
+    pub fn below_ms(&self) -> f64 {
+        self.below.as_secs_f64() * 1000.0
+    }
+}
+
+/// What a target is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Metric {
+    /// 95th percentile of request duration.
+    P95,
+    /// 99th percentile of request duration.
+    P99,
+    /// Mean request duration.
+    Mean,
+    /// Interquartile range of request duration.
+    Jitter,
+}
+
+/// A class of best-effort pods that share a limit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BestEffort {
+    /// The class's name, unique in the policy.
+    pub class: String,
+    /// Its pods. An empty selector is refused: it would match everything.
+    pub selector: LabelSelector,
+    /// The limits' bounds.
+    #[serde(default)]
+    pub bandwidth: Bounds,
+}
+
+/// Bounds of a class's limit, per pod.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Bounds {
+    /// Never below this, at least 1M.
+    pub min: Bandwidth,
+    /// Never above this. Unset: at the top our annotation goes and what was there returns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<Bandwidth>,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            min: mbps(10.0),
+            max: None,
+        }
+    }
+}
+
+impl Bounds {
+    /// The floor in bits per second.
+    pub fn min_bps(&self) -> f64 {
+        self.min.bps()
+    }
+
+    /// The ceiling in bits per second, the working one when `max` is unset.
+    pub fn max_bps(&self) -> f64 {
+        self.max
+            .map_or(DEFAULT_CEILING_BPS.max(self.min.bps()), Bandwidth::bps)
+    }
+}
+
+/// How limits reach pods.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Actuation {
+    /// Annotate running pods; nothing restarts.
+    #[default]
+    Live,
+    /// Annotate the pod template, for CNIs that read it once: pods are replaced.
+    Rollout,
+}
+
+/// How limits are found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Control {
+    /// The law in force.
+    pub law: Law,
+    /// Weight of the new value in the moving averages, over 0 to 1.
+    pub alpha: f64,
+    /// Parameters of [`Law::Threshold`].
+    pub threshold: Steps,
+    /// Parameters of [`Law::DropRate`].
+    pub drop_rate: DropRate,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self {
+            law: Law::default(),
+            alpha: 0.7,
+            threshold: Steps::default(),
+            drop_rate: DropRate::default(),
+        }
+    }
+}
+
+/// A control law.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Law {
+    /// Fixed steps against the targets, with cooldown and hysteresis: the predecessor's.
+    #[default]
+    Threshold,
+    /// Fixed steps against the drop rate over a learned baseline: the predecessor's older one.
+    DropRate,
+    /// Somebody else's decider; ours leaves the policy alone.
+    External,
+}
+
+impl Law {
+    /// The word in policies and decisions.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Threshold => "Threshold",
+            Self::DropRate => "DropRate",
+            Self::External => "External",
+        }
+    }
+}
+
+/// Step sizes and pace, per class.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Steps {
+    /// Least time between two changes of the limit.
+    #[serde(with = "crate::duration")]
+    pub cooldown: Duration,
+    /// Cut when jitter is over its target.
+    pub aggressive_decrease: Bandwidth,
+    /// Cut when only latency is over its target.
+    pub gentle_decrease: Bandwidth,
+    /// Raise when all targets hold.
+    pub increase_step: Bandwidth,
+}
+
+fn mbps(value: f64) -> Bandwidth {
+    // only called with constants well inside the range
+    Bandwidth::from_bps(value * 1e6).unwrap_or_else(|_| unreachable!("a constant in range"))
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self {
+            cooldown: Duration::from_secs(30),
+            aggressive_decrease: mbps(50.0),
+            gentle_decrease: mbps(20.0),
+            increase_step: mbps(15.0),
+        }
+    }
+}
+
+/// Parameters of the drop-rate law.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DropRate {
+    /// Step sizes and pace.
+    #[serde(flatten)]
+    pub steps: Steps,
+    /// Congestion begins above baseline times (1 + margin), not negative.
+    pub margin: f64,
+    /// And above the baseline by at least this many drops per second, not negative.
+    pub least_excess: f64,
+}
+
+impl Default for DropRate {
+    fn default() -> Self {
+        Self {
+            steps: Steps::default(),
+            margin: 0.5,
+            least_excess: 10.0,
+        }
+    }
+}
+
+/// What happens when nobody renews the limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OnStale {
+    /// What to do.
+    pub action: StaleAction,
+    /// After how long without a renewal, 3 s to 24 h.
+    #[serde(with = "crate::duration")]
+    pub after: Duration,
+}
+
+impl Default for OnStale {
+    fn default() -> Self {
+        Self {
+            action: StaleAction::Hold,
+            after: Duration::from_secs(15),
+        }
+    }
+}
+
+/// The direction to fail in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StaleAction {
+    /// Leave the limits as they are.
+    #[default]
+    Hold,
+    /// Set the minimum.
+    Protect,
+    /// Restore what was found before us.
+    Release,
+}
+
+/// Why a policy is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct PolicyError {
+    /// The field's path.
+    pub field: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl PolicyError {
+    fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            problem: problem.into(),
+        }
+    }
+}
+
+impl QosPolicy {
+    /// Checks the whole object.
+    ///
+    /// # Errors
+    /// Names the field and what is wrong with it.
+    pub fn validate(&self) -> Result<(), PolicyError> {
+        let expect = |field: &str, found: &str, wanted: &str| {
+            if found == wanted {
+                Ok(())
+            } else {
+                Err(PolicyError::new(
+                    field,
+                    format!("is `{found}`, expected `{wanted}`"),
+                ))
+            }
+        };
+        expect("apiVersion", &self.api_version, API_VERSION)?;
+        expect("kind", &self.kind, KIND)?;
+        object_name("metadata.name", &self.metadata.name)?;
+        object_name("metadata.namespace", &self.metadata.namespace)?;
+        Token::of_object(&self.metadata.namespace, &self.metadata.name)
+            .map_err(|e| PolicyError::new("metadata.name", e.to_string()))?;
+        self.spec.validate()
+    }
+}
+
+impl Spec {
+    /// Checks everything that the types do not.
+    ///
+    /// # Errors
+    /// Names the field and what is wrong with it.
+    pub fn validate(&self) -> Result<(), PolicyError> {
+        if self.critical.is_empty() {
+            return Err(PolicyError::new(
+                "spec.critical",
+                "names no workload to protect",
+            ));
+        }
+        if self.best_effort.is_empty() {
+            return Err(PolicyError::new(
+                "spec.bestEffort",
+                "names no class to throttle",
+            ));
+        }
+        let mut workloads = BTreeSet::new();
+        for (n, critical) in self.critical.iter().enumerate() {
+            let at = |field: &str| format!("spec.critical[{n}].{field}");
+            critical.validate(&at)?;
+            if !workloads.insert((&critical.namespace, &critical.workload)) {
+                return Err(PolicyError::new(at("workload"), "is named twice"));
+            }
+        }
+        let mut classes = BTreeSet::new();
+        for (n, class) in self.best_effort.iter().enumerate() {
+            let at = |field: &str| format!("spec.bestEffort[{n}].{field}");
+            class.validate(&at)?;
+            if !classes.insert(&class.class) {
+                return Err(PolicyError::new(at("class"), "is named twice"));
+            }
+        }
+        self.control.validate()?;
+        let after = self.on_stale.after;
+        if !(Duration::from_secs(3)..=Duration::from_secs(24 * 3600)).contains(&after) {
+            return Err(PolicyError::new(
+                "spec.onStale.after",
+                "is not between 3s and 24h",
+            ));
+        }
+        if self.idle_after.is_zero() {
+            return Err(PolicyError::new("spec.idleAfter", "is zero"));
+        }
+        match &self.namespace_selector {
+            Some(selector) => selector
+                .check()
+                .map_err(|e| PolicyError::new("spec.namespaceSelector", e)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Critical {
+    fn validate(&self, at: &impl Fn(&str) -> String) -> Result<(), PolicyError> {
+        object_name(at("workload"), &self.workload)?;
+        if let Some(namespace) = &self.namespace {
+            object_name(at("namespace"), namespace)?;
+        }
+        if self.targets.is_empty() {
+            return Err(PolicyError::new(at("targets"), "is empty"));
+        }
+        let mut metrics = BTreeSet::new();
+        for target in &self.targets {
+            if target.below.is_zero() || target.below > Duration::from_secs(3600) {
+                return Err(PolicyError::new(
+                    at("targets.below"),
+                    "is not between 0 and 1h",
+                ));
+            }
+            if !metrics.insert(target.metric) {
+                return Err(PolicyError::new(at("targets.metric"), "is named twice"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The target for a metric in milliseconds, if there is one.
+    pub fn target_ms(&self, metric: Metric) -> Option<f64> {
+        self.targets
+            .iter()
+            .find(|t| t.metric == metric)
+            .map(Target::below_ms)
+    }
+
+    /// The workload's namespace in a policy of the given one.
+    pub fn namespace_in<'a>(&'a self, policy_namespace: &'a str) -> &'a str {
+        self.namespace.as_deref().unwrap_or(policy_namespace)
+    }
+
+    /// The workload's token in subjects.
+    ///
+    /// # Errors
+    /// When the name cannot be a token.
+    pub fn token(&self, policy_namespace: &str) -> Result<Token, PolicyError> {
+        Token::of_object(self.namespace_in(policy_namespace), &self.workload)
+            .map_err(|e| PolicyError::new("workload", e.to_string()))
+    }
+}
+
+impl BestEffort {
+    fn validate(&self, at: &impl Fn(&str) -> String) -> Result<(), PolicyError> {
+        self.class
+            .parse::<Token>()
+            .map_err(|e| PolicyError::new(at("class"), e.to_string()))?;
+        if self.selector.is_empty() {
+            return Err(PolicyError::new(
+                at("selector"),
+                "is empty, it would match every pod",
+            ));
+        }
+        self.selector
+            .check()
+            .map_err(|e| PolicyError::new(at("selector"), e))?;
+        if self.bandwidth.min_bps() < LEAST_BPS {
+            return Err(PolicyError::new(
+                at("bandwidth.min"),
+                format!("is {}, the least is 1M", self.bandwidth.min),
+            ));
+        }
+        match self.bandwidth.max {
+            Some(max) if max < self.bandwidth.min => Err(PolicyError::new(
+                at("bandwidth.max"),
+                format!("is {max}, less than min {}", self.bandwidth.min),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Control {
+    fn validate(&self) -> Result<(), PolicyError> {
+        if !(self.alpha > 0.0 && self.alpha <= 1.0) {
+            return Err(PolicyError::new(
+                "spec.control.alpha",
+                "is not over 0 and up to 1",
+            ));
+        }
+        for (field, value) in [
+            ("margin", self.drop_rate.margin),
+            ("leastExcess", self.drop_rate.least_excess),
+        ] {
+            if !(value.is_finite() && value >= 0.0) {
+                let field = format!("spec.control.dropRate.{field}");
+                return Err(PolicyError::new(field, "is negative or not finite"));
+            }
+        }
+        for (section, steps) in [
+            ("threshold", &self.threshold),
+            ("dropRate", &self.drop_rate.steps),
+        ] {
+            for (field, step) in [
+                ("aggressiveDecrease", steps.aggressive_decrease),
+                ("gentleDecrease", steps.gentle_decrease),
+                ("increaseStep", steps.increase_step),
+            ] {
+                if step.bps() <= 0.0 {
+                    let field = format!("spec.control.{section}.{field}");
+                    return Err(PolicyError::new(field, "is zero"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn object_name(field: impl Into<String>, name: &str) -> Result<(), PolicyError> {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let fits = name.len() <= 253
+        && name.chars().all(inner)
+        && edge(name.chars().next())
+        && edge(name.chars().last());
+    if fits {
+        Ok(())
+    } else {
+        Err(PolicyError::new(
+            field,
+            format!("`{name}` is not a Kubernetes name (a-z, 0-9, `-`)"),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> serde_json::Value {
+        serde_json::json!({
+            "apiVersion": "laneguard.dev/v1alpha1", "kind": "QosPolicy",
+            "metadata": {"name": "factory-floor", "namespace": "factory"},
+            "spec": {
+                "critical": [{"workload": "robot-factory",
+                    "targets": [{"metric": "P95", "below": "10ms"}, {"metric": "Jitter", "below": "5ms"}]}],
+                "bestEffort": [{"class": "bulk", "selector": {"matchLabels": {"priority": "best-effort"}},
+                    "bandwidth": {"min": "10M", "max": "1G"}}]
+            }
+        })
+    }
+
+    fn changed(path: &str, value: serde_json::Value) -> Result<(), String> {
+        let mut object = example();
+        *object
+            .pointer_mut(path)
+            .unwrap_or_else(|| panic!("no {path}")) = value;
+        serde_json::from_value::<QosPolicy>(object)
+            .map_err(|e| e.to_string())
+            .and_then(|p| p.validate().map_err(|e| e.to_string()))
+    }
+
+    #[test]
+    fn the_documented_example_has_the_documented_defaults() {
+        let policy: QosPolicy = serde_json::from_value(example()).unwrap();
+        policy.validate().unwrap();
+        assert_eq!(policy.spec.mode, Mode::Observe);
+        assert_eq!(policy.spec.actuation, Actuation::Live);
+        assert_eq!(policy.spec.on_stale.action, StaleAction::Hold);
+        assert_eq!(policy.spec.on_stale.after, Duration::from_secs(15));
+        assert_eq!(policy.spec.idle_after, Duration::from_secs(60));
+        assert_eq!(policy.spec.critical[0].target_ms(Metric::P95), Some(10.0));
+        assert_eq!(policy.spec.best_effort[0].bandwidth.max_bps(), 1e9);
+        assert_eq!(
+            policy.spec.control.threshold.cooldown,
+            Duration::from_secs(30)
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (path, value, named) in [
+            ("/kind", "Pod".into(), "kind"),
+            ("/metadata/name", "Robot".into(), "metadata.name"),
+            ("/spec/critical", serde_json::json!([]), "spec.critical"),
+            (
+                "/spec/critical/0/targets",
+                serde_json::json!([]),
+                "spec.critical[0].targets",
+            ),
+            ("/spec/critical/0/targets/0/below", "10".into(), "`10`"),
+            (
+                "/spec/critical/0/targets/1/metric",
+                "P95".into(),
+                "named twice",
+            ),
+            (
+                "/spec/bestEffort/0/selector",
+                serde_json::json!({}),
+                "spec.bestEffort[0].selector",
+            ),
+            (
+                "/spec/bestEffort/0/bandwidth/min",
+                "100k".into(),
+                "spec.bestEffort[0].bandwidth.min",
+            ),
+            (
+                "/spec/bestEffort/0/bandwidth/max",
+                "5M".into(),
+                "spec.bestEffort[0].bandwidth.max",
+            ),
+            (
+                "/spec/bestEffort/0/bandwidth/max",
+                "10Mbit".into(),
+                "10Mbit",
+            ),
+            (
+                "/spec/bestEffort/0/class",
+                "a.b".into(),
+                "spec.bestEffort[0].class",
+            ),
+        ] {
+            let error = changed(path, value).unwrap_err();
+            assert!(error.contains(named), "{path}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_entry_is_read_back_as_it_was_written() {
+        let policy: QosPolicy = serde_json::from_value(example()).unwrap();
+        let entry = Entry {
+            origin: Origin::Lanectl,
+            namespace: policy.metadata.namespace,
+            name: policy.metadata.name,
+            uid: "u".into(),
+            generation: 3,
+            spec: policy.spec,
+        };
+        let bytes = serde_json::to_vec(&entry).unwrap();
+        assert_eq!(Entry::from_json(&bytes).unwrap(), entry);
+        assert_eq!(entry.token().unwrap().as_str(), "factory_factory-floor");
+    }
+}
