@@ -1,6 +1,6 @@
 //! Laneguard's control laws: pure, synchronous, without clock or I/O.
 //!
-//! `evaluate` is the whole surface: the time, what the operator wants ([`policy::Policy`]), what is remembered
+//! [`evaluate`] is the whole surface: the time, what the operator wants ([`policy::Policy`]), what is remembered
 //! ([`state::State`]) and what was measured ([`sample::Sample`]) go in; an [`Evaluation`] comes out. The same inputs give
 //! the same output, bit for bit, so a recorded decision can be evaluated again years later.
 //!
@@ -16,7 +16,10 @@
 
 mod action;
 pub mod drop_rate;
+mod intake;
+mod pace;
 pub mod policy;
+mod reason;
 pub mod sample;
 pub mod state;
 pub mod threshold;
@@ -24,6 +27,8 @@ pub mod threshold;
 use serde::{Deserialize, Serialize};
 
 pub use action::{Action, UnknownAction};
+use policy::{Law, Policy};
+use sample::Sample;
 use state::State;
 
 /// What one evaluation of a law concluded.
@@ -48,4 +53,33 @@ pub struct LimitChange {
     pub before_bps: f64,
     /// Limit per pod in bits per second from now on, always within the class's bounds.
     pub after_bps: f64,
+}
+
+impl LimitChange {
+    /// Whether the limit is another one than before.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.before_bps != self.after_bps
+    }
+}
+
+/// Evaluates the policy's law once.
+///
+/// `now_ms` is Unix time in milliseconds. `samples` may hold any number of samples in any order, of any workload: those
+/// already used, malformed or of workloads the policy does not name are ignored. The policy may differ from the one of the
+/// previous evaluation: limits are brought inside the new bounds at once, new classes start at their maximum, and what was
+/// remembered of removed classes and workloads is dropped.
+///
+/// The policy is expected to have passed [`Policy::validate`]; with one that did not, the result is unspecified, but there is
+/// no panic.
+#[must_use]
+pub fn evaluate(now_ms: i64, policy: &Policy, state: &State, samples: &[Sample]) -> Evaluation {
+    match &policy.law {
+        Law::Threshold(parameters) => {
+            threshold::evaluate(now_ms, parameters, policy, state, samples)
+        }
+        Law::DropRate(parameters) => {
+            drop_rate::evaluate(now_ms, parameters, policy, state, samples)
+        }
+    }
 }
