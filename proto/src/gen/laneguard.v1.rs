@@ -119,15 +119,19 @@ pub mod sample {
 /// Request duration of one workload. Every value in milliseconds, unset means unknown.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct Signals {
-    /// Quantiles, interpolated linearly within the bucket as Prometheus does.
+    /// 25th percentile; like all quantiles interpolated linearly within the bucket as Prometheus does.
     #[prost(double, optional, tag = "1")]
     pub p25_ms: ::core::option::Option<f64>,
+    /// Median.
     #[prost(double, optional, tag = "2")]
     pub p50_ms: ::core::option::Option<f64>,
+    /// 75th percentile.
     #[prost(double, optional, tag = "3")]
     pub p75_ms: ::core::option::Option<f64>,
+    /// 95th percentile.
     #[prost(double, optional, tag = "4")]
     pub p95_ms: ::core::option::Option<f64>,
+    /// 99th percentile.
     #[prost(double, optional, tag = "5")]
     pub p99_ms: ::core::option::Option<f64>,
     /// Sum over count: exact whatever the buckets.
@@ -136,19 +140,22 @@ pub struct Signals {
     /// Interquartile range, p75 minus p25.
     #[prost(double, optional, tag = "7")]
     pub jitter_ms: ::core::option::Option<f64>,
-    /// Bounds of the bucket that holds the 95th percentile: what the source can prove. Unset high: the bucket has no upper bound.
+    /// Lower bound of the bucket that holds the 95th percentile: what the source can prove.
     #[prost(double, optional, tag = "8")]
     pub p95_low_ms: ::core::option::Option<f64>,
+    /// Upper bound of that bucket. Unset: it has none.
     #[prost(double, optional, tag = "9")]
     pub p95_high_ms: ::core::option::Option<f64>,
-    /// Least and greatest jitter that the buckets of p25 and p75 allow. Unset high: unbounded.
+    /// Least jitter that the buckets of p25 and p75 allow.
     #[prost(double, optional, tag = "10")]
     pub jitter_low_ms: ::core::option::Option<f64>,
+    /// Greatest jitter that they allow. Unset: unbounded.
     #[prost(double, optional, tag = "11")]
     pub jitter_high_ms: ::core::option::Option<f64>,
-    /// Bounds of the bucket that holds the 99th percentile. Unset high: unbounded.
+    /// Lower bound of the bucket that holds the 99th percentile.
     #[prost(double, optional, tag = "12")]
     pub p99_low_ms: ::core::option::Option<f64>,
+    /// Upper bound of that bucket. Unset: it has none.
     #[prost(double, optional, tag = "13")]
     pub p99_high_ms: ::core::option::Option<f64>,
 }
