@@ -185,3 +185,54 @@ fn a_higher_floor_takes_effect_on_what_was_learned() {
         (Increase, 465.0)
     );
 }
+
+#[test]
+fn exactly_at_the_threshold_is_healthy() {
+    let step = |rate| Loop::new(by_drops(&[ROBOT]), 100.0).step(0.0, &[drops(ROBOT, 1, 0.0, rate)]);
+    assert_eq!(step(55.0), (Increase, 115.0));
+    assert_eq!(step(55.000_1), (CongestionThrottle, 50.0));
+}
+
+#[test]
+fn the_baseline_starts_at_its_floor_stays_above_it_and_learns_from_no_single_spike() {
+    let mut control = Loop::new(by_drops(&[ROBOT]), 100.0);
+    let mut baseline_after = |sequence, rate| {
+        control.step(0.0, &[drops(ROBOT, sequence, 0.0, rate)]);
+        control.state.workloads[0].drop_baseline
+    };
+    assert_eq!(baseline_after(1, 500.0), Some(30.0));
+    for sequence in 2..20 {
+        assert_eq!(baseline_after(sequence, 0.0), Some(30.0));
+    }
+    // Smoothed about 0.7 * 70 = 49 is below 55, raw 70 is not.
+    assert_eq!(baseline_after(20, 70.0), Some(30.0));
+}
+
+#[test]
+fn samples_that_arrive_one_by_one_are_judged_by_what_is_remembered() {
+    let mut control = Loop::new(by_drops(&[ROBOT, SCANNER]), 100.0);
+    assert_eq!(
+        control.step(0.0, &[drops(ROBOT, 1, 0.0, 30.0)]),
+        (Hold, 100.0)
+    );
+    assert_eq!(
+        control.step(1.0, &[drops(SCANNER, 1, 1.0, 30.0)]),
+        (Increase, 115.0)
+    );
+}
+
+#[test]
+fn after_a_change_of_law_a_workload_is_unknown_until_its_first_sample() {
+    let mut control = Loop::new(crate::fixture::policy(&[ROBOT, SCANNER]), 100.0);
+    let robot = crate::fixture::latency(ROBOT, 1, 0.0, 1.0, 5.0);
+    assert_eq!(control.step(0.0, &[robot]), (Hold, 100.0));
+    control.policy = by_drops(&[ROBOT, SCANNER]);
+    let held = control.evaluate(1.0, &[drops(SCANNER, 1, 1.0, 30.0)]);
+    assert_eq!(held.action, Hold);
+    assert!(
+        held.reason
+            .starts_with("factory_robot: its drop rate is not known yet"),
+        "{}",
+        held.reason
+    );
+}

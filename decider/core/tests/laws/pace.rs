@@ -256,3 +256,13 @@ fn a_clock_set_back_costs_at_most_one_cooldown() {
     );
     assert_eq!(control.state.last_direction, Some(Direction::Down));
 }
+
+#[test]
+fn a_limit_that_is_no_number_counts_as_unknown_and_never_travels() {
+    for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let mut control = Loop::new(unsmoothed(&[ROBOT]), bad);
+        let evaluation = control.evaluate(0.0, &[]);
+        let limit = &evaluation.limits[0];
+        assert_eq!((limit.before_bps, limit.after_bps), (1e9, 1e9), "{bad}");
+    }
+}

@@ -140,6 +140,8 @@ fn the_worst_of_several_workloads_governs() {
         ((9.0, 5.0), (2.0, 99.0), (CongestionThrottle, 50.0)),
         ((1.0, 99.0), (6.0, 5.0), (CongestionThrottle, 50.0)),
         ((6.0, 5.0), (7.0, 5.0), (CongestionThrottle, 50.0)),
+        // Jitter by a fifth, latency tenfold, of one workload: jitter decides.
+        ((6.0, 99.0), (1.0, 5.0), (CongestionThrottle, 50.0)),
     ];
     for (robot, scanner, expected) in rows {
         let samples = [
@@ -313,4 +315,75 @@ fn several_new_samples_are_taken_in_by_sequence_whatever_their_order() {
     let jitter_ms = control.state.workloads[0].smoothed.jitter_ms.unwrap();
     assert!((jitter_ms - 3.4).abs() < 1e-9, "{jitter_ms}");
     assert_eq!(control.state.workloads[0].last_sequence, Some(2));
+}
+
+#[test]
+fn a_target_set_again_does_not_bring_back_an_old_average() {
+    let mut control = Loop::new(unsmoothed(&[ROBOT, SCANNER]), 100.0);
+    control.policy.critical[0].targets.p99_ms = Some(60.0);
+    let sample = |workload, sequence, seconds| Sample {
+        p99_ms: Some(50.0),
+        ..latency(workload, sequence, seconds, 1.0, 5.0)
+    };
+    let both = [sample(ROBOT, 1, 0.0), sample(SCANNER, 1, 0.0)];
+    assert_eq!(control.step(0.0, &both), (Increase, 115.0));
+    control.policy.critical[0].targets.p99_ms = None;
+    assert_eq!(control.step(30.0, &[sample(ROBOT, 2, 30.0)]), (Hold, 115.0));
+    control.policy.critical[0].targets.p99_ms = Some(60.0);
+    let held = control.evaluate(31.0, &[sample(SCANNER, 2, 31.0)]);
+    assert_eq!(held.action, Hold);
+    assert!(
+        held.reason
+            .starts_with("factory_robot: its P99 latency is not known yet"),
+        "{}",
+        held.reason
+    );
+}
+
+#[test]
+fn what_one_workload_showed_too_long_ago_does_not_carry_the_raise_of_another() {
+    for first in [
+        latency(ROBOT, 1, 0.0, 1.0, 5.0),
+        of_quality(ROBOT, 1, 0.0, Quality::Idle),
+    ] {
+        let mut control = Loop::new(unsmoothed(&[ROBOT, SCANNER]), 100.0);
+        assert_eq!(control.step(0.0, &[first]), (Hold, 100.0));
+        let late = [latency(SCANNER, 1, 60.001, 1.0, 5.0)];
+        assert_eq!(control.step(60.001, &late), (Hold, 100.0));
+        // The same a millisecond earlier raises.
+        let mut control = Loop::new(unsmoothed(&[ROBOT, SCANNER]), 100.0);
+        control.step(0.0, &[latency(ROBOT, 1, 0.0, 1.0, 5.0)]);
+        assert_eq!(control.step(60.0, &late), (Increase, 115.0));
+    }
+}
+
+#[test]
+fn coarse_samples_are_judged_as_good_ones() {
+    for (jitter_ms, expected) in [(1.0, (Increase, 115.0)), (6.0, (CongestionThrottle, 50.0))] {
+        let sample = Sample {
+            quality: Quality::Coarse,
+            ..latency(ROBOT, 1, 0.0, jitter_ms, 5.0)
+        };
+        let mut control = Loop::new(unsmoothed(&[ROBOT]), 100.0);
+        assert_eq!(control.step(0.0, &[sample]), expected);
+    }
+}
+
+#[test]
+fn after_a_violation_the_reason_names_what_is_wrong_with_the_newest_sample() {
+    let mut control = Loop::new(unsmoothed(&[ROBOT]), 100.0);
+    control.robot(0.0, 9.0, 5.0);
+    let held = control.evaluate(40.0, &[of_quality(ROBOT, 41, 40.0, Quality::NoData)]);
+    assert_eq!(
+        held.reason,
+        "factory_robot: its sample 41 is NO_DATA, and without data no limit is raised. No limit changes: bulk stays at 50 \
+         Mbit/s."
+    );
+    let held = control.evaluate(41.0, &[]);
+    assert!(
+        held.reason
+            .starts_with("factory_robot: its last sample 41 could not be used"),
+        "{}",
+        held.reason
+    );
 }
