@@ -1,1 +1,6 @@
 //! Laneguard collector: telemetry in Prometheus to samples on NATS.
+pub mod histogram;
+pub mod pace;
+pub mod query;
+pub mod series;
+pub mod usage;
