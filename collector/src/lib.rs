@@ -2,5 +2,7 @@
 pub mod histogram;
 pub mod pace;
 pub mod query;
+pub mod sample;
 pub mod series;
+pub mod smooth;
 pub mod usage;
