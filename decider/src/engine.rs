@@ -1,0 +1,583 @@
+//! What to do about one policy: pure, without I/O and clock.
+//!
+//! Samples, the policy, its placement and overrides go in. Out come proposals, each of which its caller commits (one CAS on the
+//! stored [`Memory`]) before it publishes the decision, and the commands that are due. Evaluations that say nothing new change only
+//! the memory of this process.
+
+mod takeover;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use laneguard_decider_core::policy::{Class, Policy};
+use laneguard_decider_core::sample::{Quality, Sample};
+use laneguard_decider_core::state::{Limit, State};
+use laneguard_decider_core::{Evaluation, LimitChange};
+use laneguard_proto::duration::{timestamp_from_ms, to_wire};
+use laneguard_proto::overrides::Override;
+use laneguard_proto::placement::Placement;
+use laneguard_proto::policy::Mode;
+use laneguard_proto::v1;
+use tokio::time::Instant;
+
+use crate::decide::{self, Gate, Inputs};
+use crate::memory::{Content, Issued, Memory, Said};
+use crate::wire::{self, Plan};
+
+pub use takeover::{Found, Wanted};
+
+/// How long a round waits for the samples of the other workloads after the first new one.
+pub const ROUND: Duration = Duration::from_millis(500);
+/// An unchanged decision is published at most this often.
+pub const REPEAT: Duration = Duration::from_secs(10);
+/// A window that ended longer than this before it was observed says nothing about now, in milliseconds.
+const LONGEST_LAG_MS: i64 = 60_000;
+
+/// Which policy this is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The policy's token.
+    pub policy: String,
+}
+
+/// The state machine of one policy that this process owns.
+#[derive(Debug)]
+pub struct Engine {
+    name: Name,
+    plan: Arc<Plan>,
+    placement: Option<Arc<Placement>>,
+    over: Option<Override>,
+    memory: Memory,
+    /// New samples since the last evaluation, one per workload.
+    round: BTreeMap<String, Heard>,
+    /// When the first of them came.
+    round_began: Option<Instant>,
+    /// Whether something other than samples calls for an evaluation.
+    stirred: bool,
+    /// What the newest evaluated sample of each workload was good for.
+    standing: BTreeMap<String, Standing>,
+    /// When a decision was last published.
+    said_at: Option<Instant>,
+    /// Evaluations since then that said the same.
+    repeats: u64,
+    /// What this owner has published of each command in force.
+    sent: BTreeMap<String, Sent>,
+}
+
+#[derive(Debug)]
+struct Heard {
+    message: v1::Sample,
+    sample: Sample,
+    at: Instant,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Standing {
+    sequence: u64,
+    /// When it came, if it was usable.
+    usable: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    renewal: u64,
+    at: Instant,
+}
+
+/// What an evaluation came to.
+#[derive(Debug)]
+pub enum Step {
+    /// Nothing to publish beyond commands that are due.
+    Quiet,
+    /// Commit this, then publish its decision, then tell [`Engine::settle`]; if it cannot be committed, [`Engine::abandon`].
+    Commit(Box<Proposal>),
+}
+
+/// A change that takes effect with its commit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Proposal {
+    /// To be stored.
+    pub memory: Memory,
+    /// To be published once it is. `None`: the policy is off, which is kept without a decision.
+    pub decision: Option<v1::Decision>,
+    stirred: bool,
+}
+
+impl Engine {
+    /// The memory that is committed.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The policy changed. A change in what the policy wants is decided on at once, not only with the next samples.
+    pub fn set_plan(&mut self, plan: Arc<Plan>) {
+        if *plan == *self.plan {
+            return;
+        }
+        if plan.uid != self.plan.uid {
+            // another object of the same name: what was in force is gone with the former
+            self.memory = Memory {
+                uid: plan.uid.clone(),
+                ..self.memory.tombstone()
+            };
+            self.sent.clear();
+        }
+        self.stirred = true;
+        self.plan = plan;
+        self.check_force();
+    }
+
+    /// Placement became known or changed.
+    pub fn set_placement(&mut self, placement: Option<Arc<Placement>>) {
+        self.placement = placement;
+        let waits = |said: &Said| matches!(said.gate, Some(Gate::Unplaced { .. }));
+        if self.memory.said.as_ref().is_some_and(waits) && self.unplaced().is_none() {
+            self.stirred = true;
+        }
+    }
+
+    /// An operator set or withdrew an override.
+    pub fn set_override(&mut self, over: Option<Override>) {
+        if over != self.over {
+            self.stirred = true;
+            self.over = over;
+            self.check_force();
+        }
+    }
+
+    /// Whoever stops enforcing has the pods restored: from then on the limits remembered are not those of the pods, even if
+    /// enforcement returns before anything was decided.
+    fn check_force(&mut self) {
+        if !self.enforces() {
+            self.memory.in_force = false;
+            self.memory.commands.clear();
+        }
+    }
+
+    /// Takes a sample that was stored `at`; repeated and older ones, and those of workloads that the policy does not name, are ignored.
+    pub fn hear(&mut self, message: &v1::Sample, at: Instant, now: Instant) {
+        let Some(policy) = &self.plan.law else { return };
+        if self.plan.mode == Mode::Off
+            || !policy
+                .critical
+                .iter()
+                .any(|c| c.workload == message.workload)
+        {
+            return;
+        }
+        let last_used = self
+            .memory
+            .law
+            .workload(&message.workload)
+            .and_then(|workload| workload.last_sequence);
+        let last_evaluated = self.standing.get(&message.workload).map(|s| s.sequence);
+        let last_heard = self
+            .round
+            .get(&message.workload)
+            .map(|heard| heard.sample.sequence);
+        if last_used.max(last_evaluated).max(last_heard) >= Some(message.sequence) {
+            return;
+        }
+        self.round_began.get_or_insert(now);
+        self.round.insert(
+            message.workload.clone(),
+            Heard {
+                sample: wire::sample(message),
+                message: message.clone(),
+                at,
+            },
+        );
+    }
+
+    /// When [`Engine::step`] is to be called although nothing new comes in. `None`: it need not.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        if self.is_due(now) {
+            return Some(now);
+        }
+        self.round_began.map(|began| began + ROUND)
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        let complete = || {
+            self.plan
+                .law
+                .as_ref()
+                .is_some_and(|policy| self.round.len() >= policy.critical.len())
+        };
+        self.stirred
+            || self
+                .round_began
+                .is_some_and(|began| complete() || now >= began + ROUND)
+    }
+
+    /// Evaluates once for each set of samples, and when something else calls for it. `now_ms` is Unix time and stands in the decision.
+    pub fn step(&mut self, now: Instant, now_ms: i64) -> Step {
+        if !self.is_due(now) {
+            return Step::Quiet;
+        }
+        let stirred = std::mem::take(&mut self.stirred);
+        self.round_began = None;
+        let round = std::mem::take(&mut self.round);
+        let plan = Arc::clone(&self.plan);
+        let Some(policy) = &plan.law else {
+            return Step::Quiet;
+        };
+        if plan.mode == Mode::Off {
+            return self.rest(stirred);
+        }
+
+        let (inputs, enforced) = self.inputs(policy, &round, now_ms);
+        let evaluation = inputs.decide();
+        self.note_usable(policy, &round, &inputs, &evaluation, now_ms);
+
+        let mut memory = Memory {
+            uid: plan.uid.clone(),
+            in_force: enforced,
+            law: evaluation.state.clone(),
+            outbox: None,
+            ..self.memory.clone()
+        };
+        let sequence = memory.sequence.saturating_add(1);
+        let reissued = self.issue(&mut memory, policy, &inputs, sequence);
+        let said = Said {
+            action: evaluation.action.to_string(),
+            gate: inputs.gate.clone(),
+            generation: plan.generation,
+            mode: plan.mode.as_str().to_owned(),
+        };
+        let is_news = self.memory.said.as_ref() != Some(&said)
+            || memory.uid != self.memory.uid
+            || evaluation.limits.iter().any(LimitChange::is_changed)
+            || inputs.note.is_some()
+            || reissued;
+        let is_time = self
+            .said_at
+            .is_none_or(|at| now.saturating_duration_since(at) >= REPEAT);
+        if !is_news && !is_time {
+            self.repeats += 1;
+            self.memory.law = evaluation.state;
+            return Step::Quiet;
+        }
+
+        memory.sequence = sequence;
+        memory.said = Some(said);
+        let decision = self.decision(&inputs, &evaluation, &round, &memory);
+        Step::Commit(Box::new(Proposal {
+            memory,
+            decision: Some(decision),
+            stirred,
+        }))
+    }
+
+    /// The policy is off: what was in force no longer is, and there is nothing to decide.
+    fn rest(&self, stirred: bool) -> Step {
+        let memory = Memory {
+            uid: self.plan.uid.clone(),
+            ..self.memory.tombstone()
+        };
+        if !stirred {
+            return Step::Quiet;
+        }
+        Step::Commit(Box::new(Proposal {
+            memory,
+            decision: None,
+            stirred,
+        }))
+    }
+
+    /// What to decide from, and whether the limits are those of the pods afterwards.
+    fn inputs(
+        &self,
+        policy: &Policy,
+        round: &BTreeMap<String, Heard>,
+        now_ms: i64,
+    ) -> (Inputs, bool) {
+        let begins = self.enforces() && !self.memory.in_force;
+        let mut state = self.memory.law.clone();
+        let mut note = None;
+        let mut gate = match &self.over {
+            Some(Override::Release { by, .. }) => Some(Gate::Released { by: by.clone() }),
+            Some(Override::Freeze { by, .. }) => Some(Gate::Frozen { by: by.clone() }),
+            None => None,
+        };
+        if !matches!(gate, Some(Gate::Released { .. }))
+            && let Some(class) = self.unplaced()
+        {
+            gate = Some(Gate::Unplaced { class });
+        }
+        if !matches!(
+            gate,
+            Some(Gate::Released { .. }) | Some(Gate::Unplaced { .. })
+        ) {
+            if begins {
+                state = State {
+                    workloads: state.workloads,
+                    ..State::default()
+                };
+            }
+            let mut begun = Vec::new();
+            for class in &policy.classes {
+                if state.limit_bps(&class.name).is_none() {
+                    let limit_bps = self.start_bps(class).unwrap_or(class.max_bps);
+                    begun.push(format!("{} {} Mbit/s", class.name, limit_bps / 1e6));
+                    state.limits.push(Limit {
+                        class: class.name.clone(),
+                        limit_bps,
+                    });
+                }
+            }
+            if !begun.is_empty() {
+                note = Some(format!(
+                    "Begins at the limits found, or the maximum where there are none: {}.",
+                    begun.join(", ")
+                ));
+            }
+        }
+        let enforced = self.enforces()
+            && (self.memory.in_force || !matches!(gate, Some(Gate::Unplaced { .. })));
+        let inputs = Inputs {
+            now_ms,
+            policy: policy.clone(),
+            state,
+            samples: round.values().map(|heard| heard.sample.clone()).collect(),
+            gate,
+            note,
+        };
+        (inputs, enforced)
+    }
+
+    /// Whether pods are to have limits at all.
+    fn enforces(&self) -> bool {
+        self.plan.law.is_some()
+            && self.plan.mode == Mode::Enforce
+            && !matches!(self.over, Some(Override::Release { .. }))
+    }
+
+    /// The first class that has no limit yet and whose placement is not known.
+    fn unplaced(&self) -> Option<String> {
+        let policy = self.plan.law.as_ref()?;
+        let begins = self.enforces() && !self.memory.in_force;
+        policy
+            .classes
+            .iter()
+            .find(|class| {
+                (begins || self.memory.law.limit_bps(&class.name).is_none())
+                    && self.start_bps(class).is_none()
+            })
+            .map(|class| class.name.clone())
+    }
+
+    /// Where a class begins: at the limit found on its pods, else at the top. `None`: its placement is not known.
+    fn start_bps(&self, class: &Class) -> Option<f64> {
+        let placement = self.placement.as_ref()?;
+        let placed = placement.classes.iter().find(|c| c.class == class.name)?;
+        Some(class.clamp(placed.found_bps.unwrap_or(class.max_bps)))
+    }
+
+    /// Brings the commands in force up to date. Returns whether one is new or says something else.
+    fn issue(&self, memory: &mut Memory, policy: &Policy, inputs: &Inputs, sequence: u64) -> bool {
+        if !memory.in_force {
+            memory.commands.clear();
+            return !self.memory.commands.is_empty();
+        }
+        memory
+            .commands
+            .retain(|name, _| policy.classes.iter().any(|class| class.name == *name));
+        if matches!(inputs.gate, Some(Gate::Unplaced { .. })) {
+            return false;
+        }
+        let mut reissued = false;
+        for class in &policy.classes {
+            let Some(limit_bps) = memory.law.limit_bps(&class.name) else {
+                continue;
+            };
+            let content = Content {
+                limit_bps,
+                restore: self.plan.open_ended.contains(&class.name) && limit_bps >= class.max_bps,
+                valid_for_ms: self.plan.valid_for.as_millis() as u64,
+                on_stale: self.plan.on_stale.into(),
+            };
+            let same = memory
+                .commands
+                .get(&class.name)
+                .is_some_and(|issued| issued.content == content);
+            if !same {
+                reissued = true;
+                memory.commands.insert(
+                    class.name.clone(),
+                    Issued {
+                        content,
+                        term: memory.term,
+                        sequence,
+                    },
+                );
+            }
+        }
+        reissued
+    }
+
+    /// Remembers for each workload whether its newest sample can carry a command.
+    fn note_usable(
+        &mut self,
+        policy: &Policy,
+        round: &BTreeMap<String, Heard>,
+        inputs: &Inputs,
+        evaluation: &Evaluation,
+        now_ms: i64,
+    ) {
+        self.standing
+            .retain(|name, _| policy.critical.iter().any(|c| c.workload == *name));
+        for (name, heard) in round {
+            // the law took it in, unless it was not asked
+            let counted = inputs.gate.is_some()
+                || evaluation
+                    .state
+                    .workload(name)
+                    .is_some_and(|workload| workload.evidence.is_some());
+            let usable = counted && is_usable(&heard.sample, now_ms);
+            let standing = Standing {
+                sequence: heard.sample.sequence,
+                usable: usable.then_some(heard.at),
+            };
+            self.standing.insert(name.clone(), standing);
+        }
+    }
+
+    /// Whether the newest sample of every critical workload is usable and came within the validity of a command.
+    fn sees(&self, now: Instant) -> bool {
+        let Some(policy) = &self.plan.law else {
+            return false;
+        };
+        policy.critical.iter().all(|critical| {
+            self.standing
+                .get(&critical.workload)
+                .and_then(|standing| standing.usable)
+                .is_some_and(|at| now.saturating_duration_since(at) <= self.plan.valid_for)
+        })
+    }
+
+    fn decision(
+        &self,
+        inputs: &Inputs,
+        evaluation: &Evaluation,
+        round: &BTreeMap<String, Heard>,
+        memory: &Memory,
+    ) -> v1::Decision {
+        v1::Decision {
+            cluster: self.name.cluster.clone(),
+            policy: self.name.policy.clone(),
+            law: inputs.policy.law.name().to_owned(),
+            shadow: false,
+            term: memory.term,
+            sequence: memory.sequence,
+            decided_at: Some(timestamp_from_ms(inputs.now_ms)),
+            action: evaluation.action.to_string(),
+            reason: evaluation.reason.clone(),
+            limits: decide::limits(evaluation),
+            samples: round
+                .values()
+                .map(|heard| wire::recorded(&heard.message))
+                .collect(),
+            repeats: self.repeats,
+            state: inputs.recorded_state(),
+            parameters: inputs.parameters(),
+            mode: self.plan.mode.as_str().to_owned(),
+            policy_generation: self.plan.generation,
+        }
+    }
+
+    /// The proposal is committed.
+    pub fn settle(&mut self, proposal: Proposal, now: Instant) {
+        let before = std::mem::replace(&mut self.memory, proposal.memory);
+        self.sent.retain(|class, _| {
+            self.memory
+                .commands
+                .get(class)
+                .is_some_and(|issued| before.commands.get(class) == Some(issued))
+        });
+        if proposal.decision.is_some() {
+            self.said_at = Some(now);
+            self.repeats = 0;
+        }
+    }
+
+    /// The proposal could not be committed: it never happened. What called for it other than samples still does.
+    pub fn abandon(&mut self, proposal: &Proposal) {
+        self.stirred |= proposal.stirred;
+    }
+
+    /// Commands to publish now: those that were not yet, and renewals, a third of the validity after the last publication. None while the
+    /// samples are not usable, so that the commands run out.
+    pub fn due(&self, now: Instant, now_ms: i64) -> Vec<v1::Command> {
+        if !self.enforces() || !self.memory.in_force || !self.sees(now) {
+            return Vec::new();
+        }
+        let commands = self.memory.commands.iter().filter_map(|(class, issued)| {
+            let valid_for = Duration::from_millis(issued.content.valid_for_ms);
+            let renewal = match self.sent.get(class) {
+                None => 0,
+                // a tenth early: samples come in steps, and the next one could be too late
+                Some(sent)
+                    if now.saturating_duration_since(sent.at) >= (valid_for / 3).mul_f64(0.9) =>
+                {
+                    sent.renewal + 1
+                }
+                Some(_) => return None,
+            };
+            Some(v1::Command {
+                cluster: self.name.cluster.clone(),
+                policy: self.name.policy.clone(),
+                class: class.clone(),
+                limit_bps: Some(issued.content.limit_bps),
+                nodes: Vec::new(),
+                term: issued.term,
+                sequence: issued.sequence,
+                renewal,
+                issued_at: Some(timestamp_from_ms(now_ms)),
+                valid_for: Some(to_wire(valid_for)),
+                on_stale: issued.content.on_stale,
+                restore: issued.content.restore,
+            })
+        });
+        commands.collect()
+    }
+
+    /// A command that was due is published.
+    pub fn sent(&mut self, command: &v1::Command, now: Instant) {
+        let in_force = |issued: &Issued| (issued.term, issued.sequence) == order(command);
+        if self
+            .memory
+            .commands
+            .get(&command.class)
+            .is_some_and(in_force)
+        {
+            self.sent.insert(
+                command.class.clone(),
+                Sent {
+                    renewal: command.renewal,
+                    at: now,
+                },
+            );
+        }
+    }
+}
+
+/// What orders the commands of a class.
+pub(crate) fn order(command: &v1::Command) -> (u64, u64) {
+    (command.term, command.sequence)
+}
+
+/// Whether a sample says anything about now, by itself.
+fn is_usable(sample: &Sample, now_ms: i64) -> bool {
+    (sample.quality.is_measured() || sample.quality == Quality::Idle)
+        && sample.is_well_formed()
+        && sample.window_end_ms > 0
+        && sample.observed_at_ms.saturating_sub(sample.window_end_ms) <= LONGEST_LAG_MS
+        && now_ms.saturating_sub(sample.observed_at_ms) <= LONGEST_LAG_MS
+}
+
+#[cfg(test)]
+mod tests;
