@@ -1,1 +1,26 @@
-//! The whole system on one Linux machine, on a real kernel network.
+//! Laneguard as a whole on one Linux machine, on a real kernel network.
+//!
+//! Namespaces are pods, two nodes are joined by one shaped link, and everything else is real: the three services, NATS, Prometheus,
+//! HTTP, TCP, and limits in the kernel. [`run`] is one run; [`servers`] and [`process`] also serve the tests. Everything is logged
+//! raw ([`raw`]), and every number that is shown in the end comes from [`score`], which reads nothing but those logs.
+
+pub mod bandwidth;
+pub mod cli;
+pub mod cluster;
+pub mod decisions;
+pub mod deploy;
+pub mod exporter;
+pub mod isolate;
+pub mod live;
+pub mod net;
+pub mod node;
+pub mod process;
+pub mod raw;
+pub mod run;
+pub mod scenario;
+pub mod score;
+pub mod servers;
+pub mod services;
+pub mod summary;
+pub mod tools;
+pub mod traffic;

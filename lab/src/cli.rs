@@ -1,0 +1,341 @@
+//! The command line of `laneguard-lab`.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing_subscriber::EnvFilter;
+
+use crate::cluster::Cluster;
+use crate::deploy;
+use crate::isolate::{self, Place};
+use crate::live::{self, Live, say};
+use crate::run::{self, Plan};
+use crate::scenario::{Name, Scenario, ScenarioArgs};
+use crate::score::Score;
+use crate::summary;
+use crate::tools;
+use crate::traffic::client::{self, ClientArgs};
+use crate::traffic::server::{self, ServerArgs};
+
+/// How long a cluster may take to give up the lab's workloads after an interruption.
+const CLEANUP: Duration = Duration::from_secs(8);
+
+const AFTER_HELP: &str = "\
+The services run with control settings for runs of a minute or two (law Threshold, limits from 10 to 100 Mbit/s a pod,
+steps of -20, -10 and +2 Mbit/s, cooldown 3 s). Set CONTROL_LAW, MIN_BANDWIDTH_MBPS, MAX_BANDWIDTH_MBPS,
+AGGRESSIVE_DECREASE_MBPS, GENTLE_DECREASE_MBPS, INCREASE_STEP_MBPS, COOLDOWN_PERIOD_SEC, EWMA_ALPHA, TARGET_LATENCY_MS,
+TARGET_JITTER_MS or POLL_INTERVAL in the environment to change them.
+
+Programs are looked for in $LANEGUARD_TOOLS/bin, then in PATH: nats-server, prometheus, iperf3, ip, tc, and util-linux.
+Everything runs in namespaces of its own and ends with this program, however it ends.";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "laneguard-lab",
+    version,
+    about = "Laneguard as a whole on one Linux machine, protecting real traffic on a real kernel network",
+    after_help = AFTER_HELP
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the same load twice, without and with Laneguard, and compares; exits 1 if protection was no better
+    Demo(DemoArgs),
+    /// Runs one scenario once, with or without Laneguard
+    Run(RunArgs),
+    /// Recomputes every number of a run or demo from its raw logs, and writes summary.json
+    Score {
+        /// Folder of a run or of a demo
+        dir: PathBuf,
+    },
+    /// Finds out whether this machine can run the lab, without starting anything that stays
+    Check,
+    #[command(hide = true)]
+    Server(ServerArgs),
+    #[command(hide = true)]
+    Client(ClientArgs),
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    scenario: ScenarioArgs,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Which plan to follow
+    #[arg(long = "scenario", env = "LANEGUARD_LAB_SCENARIO", value_enum, default_value_t = Name::Congestion)]
+    name: Name,
+    /// Run Laneguard's services (the default)
+    #[arg(long, conflicts_with = "without")]
+    with: bool,
+    /// Run no services: the same load unprotected
+    #[arg(long)]
+    without: bool,
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    scenario: ScenarioArgs,
+}
+
+#[derive(Debug, Args)]
+struct CommonArgs {
+    /// Folder for raw logs, server logs and summary; it must be new or empty [default: lab-runs/TIME]
+    #[arg(long, env = "LANEGUARD_LAB_OUT", value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Use the API server of this kubeconfig instead of the stand-in; the lab creates nodes lab-node-a and lab-node-b and the
+    /// namespace factory there, and removes them in the end [default: none]
+    #[arg(long, env = "LANEGUARD_LAB_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Folder of the services' binaries [default: the lab's own]
+    #[arg(long, env = "LANEGUARD_LAB_BINARIES", value_name = "DIR")]
+    binaries: Option<PathBuf>,
+}
+
+impl CommonArgs {
+    fn folder(&self) -> anyhow::Result<PathBuf> {
+        let folder = self.out.clone().unwrap_or_else(|| {
+            let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now());
+            Path::new("lab-runs").join(now.to_string().replace(':', "-"))
+        });
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+        let used = fs::read_dir(&folder)
+            .with_context(|| format!("cannot read {}", folder.display()))?
+            .next()
+            .is_some();
+        anyhow::ensure!(!used, "the folder {} is not empty", folder.display());
+        Ok(folder)
+    }
+}
+
+/// Parses the command line and does what it says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&anyhow::Error::new(error)),
+    };
+    let code = runtime
+        .block_on(dispatch(cli.command))
+        .unwrap_or_else(|error| failed(&error));
+    // Nothing is worth waiting for: what still runs ends with its guards or with the namespace.
+    runtime.shutdown_background();
+    code
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("laneguard-lab: {error:#}");
+    ExitCode::FAILURE
+}
+
+async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Server(args) => server::serve(args).await?,
+        Command::Client(args) => client::run(args).await?,
+        Command::Score { dir } => print!("{}", summary::score_folder(&dir)?),
+        Command::Check => {
+            check_programs()?;
+            isolate::rehearse().await?;
+            say("this machine can run the lab");
+        }
+        Command::Demo(args) => return isolated(&args.common.kubeconfig, demo(&args)).await,
+        Command::Run(args) => return isolated(&args.common.kubeconfig, run_once(&args)).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does the work inside the lab's namespaces, and stops when asked to.
+async fn isolated(
+    kubeconfig: &Option<PathBuf>,
+    work: impl Future<Output = anyhow::Result<ExitCode>>,
+) -> anyhow::Result<ExitCode> {
+    let Place::Inside(rights) = isolate::place() else {
+        check_programs()?;
+        return isolate::run_inside().await;
+    };
+    isolate::settle(rights).await?;
+    tokio::select! {
+        result = work => result,
+        () = isolate::stop_requested() => {
+            if kubeconfig.is_some() {
+                clean_up(kubeconfig.as_deref()).await?;
+            }
+            eprintln!("laneguard-lab: interrupted");
+            Ok(ExitCode::from(130))
+        }
+    }
+}
+
+fn check_programs() -> anyhow::Result<()> {
+    for program in [
+        "ip",
+        "tc",
+        "unshare",
+        "nsenter",
+        "setpriv",
+        "mount",
+        "sleep",
+        "iperf3",
+        "prometheus",
+        "nats-server",
+    ] {
+        tools::find(program)?;
+    }
+    Ok(())
+}
+
+async fn clean_up(kubeconfig: Option<&Path>) -> anyhow::Result<()> {
+    let removal = async {
+        let cluster = Cluster::open(kubeconfig, Path::new(".")).await?;
+        deploy::remove(&cluster.client).await
+    };
+    timeout(CLEANUP, removal)
+        .await
+        .unwrap_or_else(|_| Err(anyhow::anyhow!("it takes too long")))
+        .context("the lab's workloads are still in the cluster (label laneguard.dev/lab=true)")
+}
+
+async fn run_once(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let folder = args.common.folder()?;
+    log_to(&folder)?;
+    let plan = plan(
+        &args.common,
+        Scenario::new(args.name, &args.scenario),
+        &folder,
+        !args.without,
+        "",
+    );
+    let score = watched(&plan).await?;
+    say(&format!(
+        "\n{}",
+        summary::table(&[(word(plan.protected), &score)])
+    ));
+    say(&format!("everything is in {}", folder.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    let folder = args.common.folder()?;
+    log_to(&folder)?;
+    let scenario = Scenario::new(Name::Demo, &args.scenario);
+    say(&format!(
+        "The same load of {} s runs twice, first without Laneguard, then with it: {} best-effort pods with {} TCP flows each\n\
+         and {} critical requests a second share a link of {} Mbit/s. Law: Threshold, with settings for a short show.\n",
+        scenario.seconds(),
+        scenario.pods,
+        scenario.flows,
+        scenario.requests_per_second,
+        scenario.link.rate_bps / 1_000_000
+    ));
+    let without = plan(
+        &args.common,
+        scenario.clone(),
+        &folder.join(summary::WITHOUT),
+        false,
+        "1/2 ",
+    );
+    let without = watched(&without).await?;
+    let with = plan(
+        &args.common,
+        scenario,
+        &folder.join(summary::WITH),
+        true,
+        "2/2 ",
+    );
+    let with = watched(&with).await?;
+    summary::write_both(&folder, &without, &with)?;
+    say(&format!("\n{}", summary::comparison(&without, &with)));
+    say(&format!("everything is in {}", folder.display()));
+    if summary::is_better(&without, &with) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("laneguard-lab: protection was no better than none");
+    Ok(ExitCode::FAILURE)
+}
+
+fn plan(
+    common: &CommonArgs,
+    scenario: Scenario,
+    folder: &Path,
+    protected: bool,
+    number: &str,
+) -> Plan {
+    Plan {
+        scenario,
+        protected,
+        folder: folder.to_owned(),
+        kubeconfig: common.kubeconfig.clone(),
+        binaries: common.binaries.clone(),
+        title: format!("{number}{}", word(protected)),
+    }
+}
+
+fn word(protected: bool) -> &'static str {
+    if protected {
+        "with Laneguard"
+    } else {
+        "without"
+    }
+}
+
+async fn watched(plan: &Plan) -> anyhow::Result<Score> {
+    let (sender, receiver) = watch::channel(Live::default());
+    let display = tokio::spawn(live::show(receiver));
+    let result = run::run(plan, &sender).await;
+    drop(sender);
+    display.await?;
+    result
+}
+
+/// The lab's own log goes to a file: standard error belongs to the display.
+fn log_to(folder: &Path) -> anyhow::Result<()> {
+    let file = File::create(folder.join("lab.log")).context("cannot write lab.log")?;
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_env("LANEGUARD_LAB_LOG").unwrap_or_else(|_| EnvFilter::new("info")),
+        )
+        .with_ansi(false)
+        .with_writer(Mutex::new(file))
+        .init();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_folder_with_something_in_it_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = CommonArgs {
+            out: Some(folder.path().to_owned()),
+            kubeconfig: None,
+            binaries: None,
+        };
+        assert_eq!(args.folder().unwrap(), folder.path());
+        fs::write(folder.path().join("x"), "").unwrap();
+        assert!(args.folder().is_err());
+    }
+}

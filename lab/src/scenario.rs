@@ -1,0 +1,285 @@
+//! What a run does: the link, the loads, the phases. Two are named; every number can be changed by a flag.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::net::{Link, Side};
+use crate::raw::PhaseKind;
+use crate::score::Setup;
+
+/// Namespace of everything the lab deploys.
+pub const NAMESPACE: &str = "factory";
+/// The critical service and its workload.
+pub const CRITICAL_SERVICE: &str = "robot-factory";
+/// The workload that sends the critical requests.
+pub const CRITICAL_CLIENT: &str = "robot-control";
+/// The best-effort workloads; more pods than these are spread over them as replicas.
+pub const BEST_EFFORT: [&str; 3] = ["telemetry-upload", "erp-dashboard", "background-traffic"];
+
+/// The named scenarios.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Name {
+    /// 20 s idle, 90 s load, 30 s idle, 40 s load: what targets are measured on.
+    Congestion,
+    /// 8 s idle, 45 s load, 4 s idle: short enough to watch twice.
+    Demo,
+}
+
+/// Histogram buckets of the HTTP exporter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Buckets {
+    /// Hubble's: 5, 10, 25, 50, 100, 250, 500 ms, 1, 2.5, 5, 10 s.
+    Default,
+    /// Finer ones below 50 ms, as a source could have that was set up for it.
+    Fine,
+}
+
+/// One phase of the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phase {
+    /// What best-effort does.
+    pub kind: PhaseKind,
+    /// For how long, in seconds.
+    pub seconds: u64,
+}
+
+/// The plan of a run as text: `idle:20,load:90`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Phases(pub Vec<Phase>);
+
+impl FromStr for Phases {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let phase = |part: &str| {
+            let (word, seconds) = part.split_once(':').ok_or_else(|| {
+                format!("{part:?} is not of the form idle:SECONDS or load:SECONDS")
+            })?;
+            let kind = match word {
+                "idle" => PhaseKind::Idle,
+                "load" => PhaseKind::Load,
+                _ => return Err(format!("{word:?} is neither idle nor load")),
+            };
+            match seconds.parse() {
+                Ok(seconds @ 1..=86_400) => Ok(Phase { kind, seconds }),
+                _ => Err(format!(
+                    "{seconds:?} is not a number of seconds from 1 to 86400"
+                )),
+            }
+        };
+        let phases = text.split(',').map(phase).collect::<Result<Vec<_>, _>>()?;
+        if phases.iter().any(|phase| phase.kind == PhaseKind::Load) {
+            Ok(Self(phases))
+        } else {
+            Err("there is no load phase".to_owned())
+        }
+    }
+}
+
+impl fmt::Display for Phases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, phase) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{}:{}", phase.kind.word(), phase.seconds)?;
+        }
+        Ok(())
+    }
+}
+
+/// Flags that shape a scenario.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Scenario")]
+pub struct ScenarioArgs {
+    /// Phases in order, each with its length in seconds, such as idle:20,load:90 [default: the scenario's]
+    #[arg(long, env = "LANEGUARD_LAB_PHASES")]
+    pub phases: Option<Phases>,
+    /// Rate of the bottleneck in Mbit/s
+    #[arg(long, env = "LANEGUARD_LAB_RATE_MBIT", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub rate_mbit: u64,
+    /// Length of the bottleneck's FIFO in bytes
+    #[arg(long, env = "LANEGUARD_LAB_FIFO_BYTES", default_value_t = 1_500_000, value_parser = clap::value_parser!(u64).range(65_536..))]
+    pub fifo_bytes: u64,
+    /// Best-effort pods
+    #[arg(long, env = "LANEGUARD_LAB_PODS", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=60))]
+    pub pods: u8,
+    /// TCP flows of each best-effort pod (cubic)
+    #[arg(long, env = "LANEGUARD_LAB_FLOWS", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub flows: u8,
+    /// Critical requests per second, in an open loop
+    #[arg(long, env = "LANEGUARD_LAB_REQUESTS_PER_SECOND", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    pub requests_per_second: u32,
+    /// Length of a critical request's body in bytes
+    #[arg(long, env = "LANEGUARD_LAB_REQUEST_BYTES", default_value_t = 512, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub request_bytes: u32,
+    /// Length of a critical response's body in bytes
+    #[arg(long, env = "LANEGUARD_LAB_RESPONSE_BYTES", default_value_t = 512, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub response_bytes: u32,
+    /// Prometheus' scrape interval, such as 1s
+    #[arg(long, env = "LANEGUARD_LAB_SCRAPE_INTERVAL", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub scrape_interval: Duration,
+    /// Histogram buckets of the HTTP exporter
+    #[arg(long, env = "LANEGUARD_LAB_BUCKETS", value_enum, default_value_t = Buckets::Default)]
+    pub buckets: Buckets,
+}
+
+/// All that a run does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scenario {
+    /// Which plan it started from.
+    pub name: Name,
+    /// Its phases.
+    pub phases: Vec<Phase>,
+    /// The bottleneck.
+    pub link: Link,
+    /// Best-effort pods.
+    pub pods: u8,
+    /// TCP flows of each.
+    pub flows: u8,
+    /// Critical requests per second.
+    pub requests_per_second: u32,
+    /// Body of a critical request in bytes.
+    pub request_bytes: u32,
+    /// Body of a critical response in bytes.
+    pub response_bytes: u32,
+    /// Prometheus' scrape interval in milliseconds.
+    pub scrape_interval_ms: u64,
+    /// Buckets of the HTTP exporter.
+    pub buckets: Buckets,
+}
+
+/// Where one best-effort pod runs and where its traffic goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sender {
+    /// Its Deployment.
+    pub workload: &'static str,
+    /// Endpoint on node A.
+    pub endpoint: String,
+    /// Endpoint on node B.
+    pub sink: String,
+}
+
+impl Scenario {
+    /// The named scenario with what the flags change.
+    #[must_use]
+    pub fn new(name: Name, args: &ScenarioArgs) -> Self {
+        let phase = |kind, seconds| Phase { kind, seconds };
+        let planned = match name {
+            Name::Congestion => vec![
+                phase(PhaseKind::Idle, 20),
+                phase(PhaseKind::Load, 90),
+                phase(PhaseKind::Idle, 30),
+                phase(PhaseKind::Load, 40),
+            ],
+            Name::Demo => vec![
+                phase(PhaseKind::Idle, 8),
+                phase(PhaseKind::Load, 45),
+                phase(PhaseKind::Idle, 4),
+            ],
+        };
+        Self {
+            name,
+            phases: args.phases.clone().map_or(planned, |phases| phases.0),
+            link: Link {
+                rate_bps: args.rate_mbit * 1_000_000,
+                fifo_bytes: args.fifo_bytes,
+            },
+            pods: args.pods,
+            flows: args.flows,
+            requests_per_second: args.requests_per_second,
+            request_bytes: args.request_bytes,
+            response_bytes: args.response_bytes,
+            scrape_interval_ms: u64::try_from(args.scrape_interval.as_millis()).unwrap_or(u64::MAX),
+            buckets: args.buckets,
+        }
+    }
+
+    /// The best-effort pods in order.
+    #[must_use]
+    pub fn senders(&self) -> Vec<Sender> {
+        (0..usize::from(self.pods))
+            .map(|index| {
+                let workload = BEST_EFFORT[index % BEST_EFFORT.len()];
+                let replica = index / BEST_EFFORT.len();
+                Sender {
+                    workload,
+                    endpoint: format!("{workload}-{replica}"),
+                    sink: format!("sink-{workload}-{replica}"),
+                }
+            })
+            .collect()
+    }
+
+    /// All endpoints of the network and the node each is on.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<(String, Side)> {
+        let mut endpoints = vec![
+            (CRITICAL_CLIENT.to_owned(), Side::A),
+            (CRITICAL_SERVICE.to_owned(), Side::B),
+        ];
+        for sender in self.senders() {
+            endpoints.push((sender.endpoint, Side::A));
+            endpoints.push((sender.sink, Side::B));
+        }
+        endpoints
+    }
+
+    /// Length of the whole plan in seconds.
+    #[must_use]
+    pub fn seconds(&self) -> u64 {
+        self.phases.iter().map(|phase| phase.seconds).sum()
+    }
+
+    /// What the score needs to know.
+    #[must_use]
+    pub fn setup(&self) -> Setup {
+        Setup {
+            rate_bps: self.link.rate_bps,
+            sinks: self
+                .senders()
+                .into_iter()
+                .map(|sender| sender.sink)
+                .collect(),
+            critical_client: CRITICAL_CLIENT.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_read_back_as_they_print() {
+        let text = "idle:20,load:90,idle:30,load:40";
+        assert_eq!(text.parse::<Phases>().unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn a_plan_needs_words_it_knows_seconds_and_a_load() {
+        for text in ["", "load", "load:0", "load:x", "rest:5,load:5", "idle:5"] {
+            assert!(text.parse::<Phases>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn more_pods_than_workloads_become_replicas() {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            args: ScenarioArgs,
+        }
+        let command = <Command as clap::Parser>::parse_from(["lab", "--pods", "4"]);
+        let scenario = Scenario::new(Name::Congestion, &command.args);
+        let senders = scenario.senders();
+        assert_eq!(senders[3].endpoint, "telemetry-upload-1");
+        assert_eq!(senders[3].workload, "telemetry-upload");
+        assert_eq!(scenario.endpoints().len(), 10);
+        assert_eq!(scenario.seconds(), 180);
+    }
+}

@@ -1,0 +1,565 @@
+//! The score of a run, recomputed from its raw logs alone. Pure: rows in, numbers out.
+//!
+//! A window is one second by the intended send time of its requests. It is *violating* when the P95 of their latency is above
+//! 10 ms or its interquartile range above 5 ms; a failed request counts as 10 s, and a second without any
+//! request is violating, for nothing shows that it was good. Quantiles interpolate linearly between order statistics.
+//! Goodput is what arrived at the sinks, in Ethernet frames as the bottleneck counts them, as share of the
+//! link's rate minus what the critical traffic used of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::raw::{PhaseKind, PhaseStart, PodAction, PodEvent, Request, Traffic};
+
+/// Above this P95 in milliseconds a window is violating.
+pub const P95_LIMIT_MS: f64 = 10.0;
+/// Above this interquartile range in milliseconds a window is violating.
+pub const JITTER_LIMIT_MS: f64 = 5.0;
+/// What a failed request counts for, in milliseconds.
+const FAILED_MS: f64 = 10_000.0;
+/// Good windows in a row that make the critical traffic protected.
+const STREAK: usize = 5;
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// What the score needs to know beside the raw logs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Setup {
+    /// Rate of the bottleneck in bits per second.
+    pub rate_bps: u64,
+    /// Endpoints that best-effort traffic arrives at.
+    pub sinks: Vec<String>,
+    /// Endpoint that the critical requests come from.
+    pub critical_client: String,
+}
+
+/// The raw logs that count.
+#[derive(Debug, Clone, Default)]
+pub struct Raw {
+    /// All critical requests.
+    pub requests: Vec<Request>,
+    /// All phases in order of time, with the end.
+    pub phases: Vec<PhaseStart>,
+    /// Byte counters in order of time.
+    pub traffic: Vec<Traffic>,
+    /// What happened to pods, in order of time.
+    pub pods: Vec<PodEvent>,
+}
+
+/// The numbers of one run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Windows after the first onset of load.
+    pub windows: usize,
+    /// How many of them are violating.
+    pub violating: usize,
+    /// The same as share in percent.
+    pub violating_percent: f64,
+    /// Latency of all requests in load phases.
+    pub latency: Latency,
+    /// Critical requests of the whole run.
+    pub requests: usize,
+    /// How many of them failed.
+    pub failed: usize,
+    /// Each load phase by itself.
+    pub loads: Vec<Load>,
+    /// Goodput over all load phases in percent of what the critical traffic left.
+    pub goodput_percent: f64,
+    /// Changes of a pod's limit per minute of load, for the pod with most.
+    pub limit_changes_per_minute: f64,
+    /// The same, counted only from the moment the critical traffic was protected in each load phase.
+    pub steady_limit_changes_per_minute: f64,
+    /// Pods that were replaced by others during the run.
+    pub pods_restarted: usize,
+}
+
+/// Quantiles of latency in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// Half are below.
+    pub p50_ms: f64,
+    /// 95 % are below.
+    pub p95_ms: f64,
+    /// 99 % are below.
+    pub p99_ms: f64,
+    /// The slowest.
+    pub max_ms: f64,
+    /// Interquartile range.
+    pub jitter_ms: f64,
+}
+
+/// One load phase.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Load {
+    /// Its length in seconds.
+    pub seconds: f64,
+    /// Whole windows in it.
+    pub windows: usize,
+    /// How many of them are violating.
+    pub violating: usize,
+    /// From its start to the first of five good windows in a row after the last violating one before them, in
+    /// seconds; 0 when none is violating, absent when that never came.
+    pub protected_after_s: Option<f64>,
+    /// What arrived at the sinks, in bits per second.
+    pub goodput_bps: f64,
+    /// What the critical traffic used of the bottleneck, in bits per second.
+    pub critical_bps: f64,
+    /// Goodput in percent of the rate minus the critical traffic.
+    pub goodput_percent: f64,
+}
+
+/// The raw logs do not contain what a score needs.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    /// There is no complete load phase.
+    #[error("the run has no load phase that ended")]
+    NoLoad,
+    /// An endpoint's counters do not cover a load phase.
+    #[error("the byte counters of {0} do not cover the load phases")]
+    NoTraffic(String),
+}
+
+/// Computes the score of a run.
+///
+/// # Errors
+/// When the run was too short for one.
+pub fn score(setup: &Setup, raw: &Raw) -> Result<Score, Error> {
+    let spans: Vec<(u64, u64)> = raw
+        .phases
+        .windows(2)
+        .filter(|pair| pair[0].kind == PhaseKind::Load)
+        .map(|pair| (pair[0].unix_ns, pair[1].unix_ns))
+        .collect();
+    let (Some((onset, _)), Some(end)) = (spans.first(), raw.phases.last()) else {
+        return Err(Error::NoLoad);
+    };
+
+    let windows = violations(&raw.requests, *onset, end.unix_ns);
+    let violating = windows.iter().filter(|bad| **bad).count();
+    let loads = spans
+        .iter()
+        .map(|(start, end)| load(setup, raw, *start, *end))
+        .collect::<Result<Vec<_>, _>>()?;
+    let under_load = raw.requests.iter().filter(|request| {
+        spans
+            .iter()
+            .any(|(start, end)| (*start..*end).contains(&request.intended_ns))
+    });
+    let steady: Vec<(u64, u64)> = spans
+        .iter()
+        .zip(&loads)
+        .filter_map(|((start, end), load)| {
+            let after = load.protected_after_s?;
+            Some((start + (after * SECOND_NS as f64) as u64, *end))
+        })
+        .collect();
+    let carried: f64 = loads
+        .iter()
+        .map(|load| load.goodput_bps * load.seconds)
+        .sum();
+    let room: f64 = loads
+        .iter()
+        .map(|load| (setup.rate_bps as f64 - load.critical_bps) * load.seconds)
+        .sum();
+    Ok(Score {
+        windows: windows.len(),
+        violating,
+        violating_percent: percent(violating as f64, windows.len() as f64),
+        latency: latency(&sorted_ms(under_load)).ok_or(Error::NoLoad)?,
+        requests: raw.requests.len(),
+        failed: raw
+            .requests
+            .iter()
+            .filter(|request| !request.outcome.is_success())
+            .count(),
+        goodput_percent: percent(carried, room),
+        limit_changes_per_minute: changes_per_minute(&raw.pods, &spans),
+        steady_limit_changes_per_minute: changes_per_minute(&raw.pods, &steady),
+        pods_restarted: restarted(&raw.pods),
+        loads,
+    })
+}
+
+/// P95 and jitter of one window's requests, for a display while the run goes on; absent without requests.
+#[must_use]
+pub fn window_latency<'a>(requests: impl IntoIterator<Item = &'a Request>) -> Option<Latency> {
+    latency(&sorted_ms(requests))
+}
+
+fn load(setup: &Setup, raw: &Raw, start: u64, end: u64) -> Result<Load, Error> {
+    let seconds = (end - start) as f64 / SECOND_NS as f64;
+    let windows = violations(&raw.requests, start, end);
+    let rate = |endpoint: &str, bytes: fn(&Traffic) -> u64| {
+        let rows: Vec<&Traffic> = raw
+            .traffic
+            .iter()
+            .filter(|row| row.endpoint == endpoint)
+            .collect();
+        bytes_at(&rows, end, bytes)
+            .zip(bytes_at(&rows, start, bytes))
+            .map(|(after, before)| (after - before) * 8.0 / seconds)
+            .ok_or_else(|| Error::NoTraffic(endpoint.to_owned()))
+    };
+    let mut goodput_bps = 0.0;
+    for sink in &setup.sinks {
+        goodput_bps += rate(sink, |row| row.rx_bytes)?;
+    }
+    let critical_bps = rate(&setup.critical_client, |row| row.tx_bytes)?;
+    Ok(Load {
+        seconds,
+        windows: windows.len(),
+        violating: windows.iter().filter(|bad| **bad).count(),
+        protected_after_s: protected_after(&windows),
+        goodput_bps,
+        critical_bps,
+        goodput_percent: percent(goodput_bps, setup.rate_bps as f64 - critical_bps),
+    })
+}
+
+/// For each whole second from `start` to `end`, whether it is violating.
+fn violations(requests: &[Request], start: u64, end: u64) -> Vec<bool> {
+    let count = (end.saturating_sub(start) / SECOND_NS) as usize;
+    let mut windows: Vec<Vec<&Request>> = vec![Vec::new(); count];
+    for request in requests {
+        let window = request
+            .intended_ns
+            .checked_sub(start)
+            .and_then(|after| windows.get_mut((after / SECOND_NS) as usize));
+        if let Some(window) = window {
+            window.push(request);
+        }
+    }
+    windows
+        .into_iter()
+        .map(|window| {
+            latency(&sorted_ms(window)).is_none_or(|latency| {
+                latency.p95_ms > P95_LIMIT_MS || latency.jitter_ms > JITTER_LIMIT_MS
+            })
+        })
+        .collect()
+}
+
+fn protected_after(windows: &[bool]) -> Option<f64> {
+    let Some(first) = windows.iter().position(|bad| *bad) else {
+        return Some(0.0);
+    };
+    windows[first..]
+        .windows(STREAK)
+        .position(|streak| !streak.contains(&true))
+        .map(|after| (first + after) as f64)
+}
+
+fn sorted_ms<'a>(requests: impl IntoIterator<Item = &'a Request>) -> Vec<f64> {
+    let mut latencies: Vec<f64> = requests
+        .into_iter()
+        .map(|request| {
+            if request.outcome.is_success() {
+                request.latency_us as f64 / 1000.0
+            } else {
+                FAILED_MS
+            }
+        })
+        .collect();
+    latencies.sort_by(f64::total_cmp);
+    latencies
+}
+
+fn latency(sorted: &[f64]) -> Option<Latency> {
+    Some(Latency {
+        p50_ms: quantile(sorted, 0.50)?,
+        p95_ms: quantile(sorted, 0.95)?,
+        p99_ms: quantile(sorted, 0.99)?,
+        max_ms: *sorted.last()?,
+        jitter_ms: quantile(sorted, 0.75)? - quantile(sorted, 0.25)?,
+    })
+}
+
+fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
+    let rank = q * sorted.len().checked_sub(1)? as f64;
+    let (below, above) = (rank.floor() as usize, rank.ceil() as usize);
+    let (low, high) = (*sorted.get(below)?, *sorted.get(above)?);
+    Some(low + (high - low) * rank.fract())
+}
+
+/// A counter's value at a moment between two readings, by linear interpolation.
+fn bytes_at(rows: &[&Traffic], moment: u64, bytes: fn(&Traffic) -> u64) -> Option<f64> {
+    let after = rows.iter().position(|row| row.unix_ns >= moment)?;
+    let right = rows[after];
+    if right.unix_ns == moment {
+        return Some(bytes(right) as f64);
+    }
+    let left = rows[after.checked_sub(1)?];
+    let part = (moment - left.unix_ns) as f64 / (right.unix_ns - left.unix_ns) as f64;
+    let (from, to) = (bytes(left) as f64, bytes(right) as f64);
+    Some(from + (to - from) * part)
+}
+
+fn changes_per_minute(pods: &[PodEvent], spans: &[(u64, u64)]) -> f64 {
+    let mut in_force: BTreeMap<&str, PodAction> = BTreeMap::new();
+    let mut changes: BTreeMap<&str, usize> = BTreeMap::new();
+    for event in pods {
+        let (PodAction::Limited(_) | PodAction::Unlimited) = event.action else {
+            continue;
+        };
+        let before = in_force.insert(&event.endpoint, event.action);
+        let within = spans
+            .iter()
+            .any(|(start, end)| (*start..*end).contains(&event.unix_ns));
+        if within && before.unwrap_or(PodAction::Unlimited) != event.action {
+            *changes.entry(&event.endpoint).or_default() += 1;
+        }
+    }
+    let nanoseconds: u64 = spans.iter().map(|(start, end)| end - start).sum();
+    let minutes = nanoseconds as f64 / SECOND_NS as f64 / 60.0;
+    let most = changes.values().max().copied().unwrap_or(0);
+    if minutes > 0.0 {
+        most as f64 / minutes
+    } else {
+        0.0
+    }
+}
+
+/// Pods beyond the first on each endpoint.
+fn restarted(pods: &[PodEvent]) -> usize {
+    let mut seen: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for event in pods
+        .iter()
+        .filter(|event| event.action == PodAction::Started)
+    {
+        seen.entry(&event.endpoint).or_default().insert(&event.uid);
+    }
+    seen.values().map(|uids| uids.len() - 1).sum()
+}
+
+fn percent(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 {
+        100.0 * part / whole
+    } else {
+        0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raw::Outcome;
+
+    const S: u64 = SECOND_NS;
+
+    fn request(at_ms: u64, latency_ms: u64) -> Request {
+        Request {
+            intended_ns: at_ms * 1_000_000,
+            latency_us: latency_ms * 1000,
+            wire_us: latency_ms * 1000,
+            outcome: Outcome::Status(200),
+        }
+    }
+
+    /// A hundred requests in each second of `range`, each answered after `latency_ms`.
+    fn steady(range: std::ops::Range<u64>, latency_ms: u64) -> Vec<Request> {
+        range
+            .flat_map(|second| (0..100).map(move |n| request(second * 1000 + n * 10, latency_ms)))
+            .collect()
+    }
+
+    fn phases(starts: &[(u64, PhaseKind)]) -> Vec<PhaseStart> {
+        starts
+            .iter()
+            .map(|(second, kind)| PhaseStart {
+                unix_ns: second * S,
+                kind: *kind,
+            })
+            .collect()
+    }
+
+    fn counter(endpoint: &str, second: u64, bytes: u64) -> Traffic {
+        Traffic {
+            unix_ns: second * S,
+            endpoint: endpoint.to_owned(),
+            tx_bytes: bytes,
+            rx_bytes: bytes,
+        }
+    }
+
+    fn setup() -> Setup {
+        Setup {
+            rate_bps: 8_000_000,
+            sinks: vec!["sink-0".to_owned(), "sink-1".to_owned()],
+            critical_client: "client".to_owned(),
+        }
+    }
+
+    /// Idle 0..10, load 10..30, idle 30..40; both sinks together carry 720 kB/s, the client 100 kB/s.
+    fn raw(requests: Vec<Request>) -> Raw {
+        Raw {
+            requests,
+            phases: phases(&[
+                (0, PhaseKind::Idle),
+                (10, PhaseKind::Load),
+                (30, PhaseKind::Idle),
+                (40, PhaseKind::End),
+            ]),
+            traffic: (0..=40)
+                .flat_map(|second| {
+                    let sent = 360_000 * second.clamp(10, 30);
+                    [
+                        counter("sink-0", second, sent),
+                        counter("sink-1", second, sent),
+                        counter("client", second, 100_000 * second),
+                    ]
+                })
+                .collect(),
+            pods: Vec::new(),
+        }
+    }
+
+    fn pod_event(second: u64, uid: &str, action: PodAction) -> PodEvent {
+        PodEvent {
+            unix_ns: second * S,
+            endpoint: "erp-0".to_owned(),
+            pod: "erp".to_owned(),
+            uid: uid.to_owned(),
+            action,
+            annotation: "-".to_owned(),
+        }
+    }
+
+    #[test]
+    fn windows_before_the_first_onset_do_not_count() {
+        let mut requests = steady(0..10, 500);
+        requests.extend(steady(10..40, 1));
+        let score = score(&setup(), &raw(requests)).unwrap();
+        assert_eq!((score.windows, score.violating), (30, 0));
+        assert_eq!(score.loads[0].protected_after_s, Some(0.0));
+        assert_eq!(score.latency.p95_ms, 1.0);
+    }
+
+    #[test]
+    fn a_window_above_the_p95_limit_is_violating_and_one_at_the_limit_is_not() {
+        let mut requests = steady(10..11, 11);
+        requests.extend(steady(11..40, 10));
+        let score = score(&setup(), &raw(requests)).unwrap();
+        assert_eq!(score.violating, 1);
+        assert_eq!(score.violating_percent, 100.0 / 30.0);
+    }
+
+    #[test]
+    fn jitter_alone_makes_a_window_violating() {
+        let mut requests = steady(10..40, 1);
+        for request in requests.iter_mut().take(100).skip(50) {
+            request.latency_us = 7_000; // P95 is 7 ms, but half at 1 and half at 7 are 6 ms apart
+        }
+        assert_eq!(score(&setup(), &raw(requests)).unwrap().violating, 1);
+    }
+
+    #[test]
+    fn a_failed_request_counts_as_ten_seconds() {
+        let mut requests = steady(10..40, 1);
+        for request in requests.iter_mut().take(6) {
+            request.outcome = Outcome::Timeout;
+        }
+        let score = score(&setup(), &raw(requests)).unwrap();
+        assert_eq!((score.violating, score.failed), (1, 6));
+        assert_eq!(score.latency.max_ms, 10_000.0);
+    }
+
+    #[test]
+    fn a_second_without_requests_is_violating() {
+        let mut requests = steady(10..20, 1);
+        requests.extend(steady(21..40, 1));
+        assert_eq!(score(&setup(), &raw(requests)).unwrap().violating, 1);
+    }
+
+    #[test]
+    fn protection_begins_with_the_first_long_enough_streak_of_good_windows() {
+        let mut requests = steady(10..13, 60);
+        requests.extend(steady(13..16, 1)); // three good ones are not enough
+        requests.extend(steady(16..17, 60));
+        requests.extend(steady(17..40, 1));
+        let score = score(&setup(), &raw(requests)).unwrap();
+        assert_eq!(score.loads[0].protected_after_s, Some(7.0));
+        assert_eq!(score.loads[0].violating, 4);
+    }
+
+    #[test]
+    fn a_load_that_never_gets_better_is_never_protected() {
+        let score = score(&setup(), &raw(steady(10..40, 60))).unwrap();
+        assert_eq!(score.loads[0].protected_after_s, None);
+        assert_eq!(score.loads[0].violating, 20);
+    }
+
+    #[test]
+    fn goodput_is_a_share_of_what_the_critical_traffic_leaves() {
+        let score = score(&setup(), &raw(steady(10..40, 1))).unwrap();
+        let load = &score.loads[0];
+        assert!((load.critical_bps - 800_000.0).abs() < 1e-6);
+        assert!((load.goodput_bps - 5_760_000.0).abs() < 1e-6);
+        assert!((score.goodput_percent - 80.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn counters_are_interpolated_at_the_bounds_of_a_phase() {
+        let rows = [counter("x", 10, 0), counter("x", 20, 1000)];
+        let rows: Vec<&Traffic> = rows.iter().collect();
+        assert_eq!(bytes_at(&rows, 13 * S, |row| row.tx_bytes), Some(300.0));
+        assert_eq!(bytes_at(&rows, 10 * S, |row| row.tx_bytes), Some(0.0));
+        assert_eq!(bytes_at(&rows, 9 * S, |row| row.tx_bytes), None);
+        assert_eq!(bytes_at(&rows, 21 * S, |row| row.tx_bytes), None);
+    }
+
+    #[test]
+    fn only_real_changes_of_a_limit_under_load_are_counted() {
+        let mut raw = raw(steady(10..40, 1));
+        raw.pods = vec![
+            pod_event(1, "a", PodAction::Started),
+            pod_event(5, "a", PodAction::Limited(100)), // before the load
+            pod_event(12, "a", PodAction::Limited(100)), // no change
+            pod_event(13, "a", PodAction::Limited(50)),
+            pod_event(25, "a", PodAction::Unlimited),
+            pod_event(35, "a", PodAction::Limited(50)), // after the load
+        ];
+        let score = score(&setup(), &raw).unwrap();
+        assert_eq!(score.limit_changes_per_minute, 6.0); // two in twenty seconds
+        assert_eq!(score.pods_restarted, 0);
+    }
+
+    #[test]
+    fn changes_before_protection_are_not_steady_state() {
+        let mut requests = steady(10..15, 60);
+        requests.extend(steady(15..40, 1));
+        let mut raw = raw(requests);
+        raw.pods = vec![
+            pod_event(12, "a", PodAction::Limited(100)),
+            pod_event(20, "a", PodAction::Limited(110)),
+        ];
+        let score = score(&setup(), &raw).unwrap();
+        assert_eq!(score.limit_changes_per_minute, 6.0);
+        assert_eq!(score.steady_limit_changes_per_minute, 4.0); // one in fifteen seconds
+    }
+
+    #[test]
+    fn a_second_pod_on_an_endpoint_is_a_restart() {
+        let mut raw = raw(steady(10..40, 1));
+        raw.pods = vec![
+            pod_event(1, "a", PodAction::Started),
+            pod_event(14, "b", PodAction::Started),
+        ];
+        assert_eq!(score(&setup(), &raw).unwrap().pods_restarted, 1);
+    }
+
+    #[test]
+    fn a_run_without_a_finished_load_has_no_score() {
+        let mut raw = raw(steady(0..40, 1));
+        raw.phases.truncate(2);
+        assert_eq!(score(&setup(), &raw), Err(Error::NoLoad));
+    }
+
+    #[test]
+    fn quantiles_interpolate_between_order_statistics() {
+        let sorted: Vec<f64> = (1..=5).map(f64::from).collect();
+        assert_eq!(quantile(&sorted, 0.25), Some(2.0));
+        assert_eq!(quantile(&sorted, 0.95), Some(4.8));
+        assert_eq!(quantile(&[7.0], 0.95), Some(7.0));
+        assert_eq!(quantile(&[], 0.95), None);
+    }
+}

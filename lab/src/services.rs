@@ -1,0 +1,183 @@
+//! Laneguard's three services as the lab runs them: real binaries, configured by environment alone.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::process::{self, Process};
+use crate::scenario::{CRITICAL_SERVICE, NAMESPACE};
+use crate::servers::{free_address, wait_ready};
+use crate::tools::Tool;
+
+/// Name of the cluster in subjects and keys.
+pub const CLUSTER: &str = "lab";
+/// The services in the order they are started.
+const NAMES: [&str; 3] = ["actuator", "decider", "collector"];
+/// How long a service may take to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The control settings that fit runs of a minute or two: every pod starts at half of the default link, and the law
+/// may act every three seconds. Any of them in the lab's own environment wins.
+pub const SETTINGS: &[(&str, &str)] = &[
+    ("CONTROL_LAW", "Threshold"),
+    ("TARGET_LATENCY_MS", "10"),
+    ("TARGET_JITTER_MS", "5"),
+    ("MIN_BANDWIDTH_MBPS", "10"),
+    ("MAX_BANDWIDTH_MBPS", "100"),
+    ("AGGRESSIVE_DECREASE_MBPS", "20"),
+    ("GENTLE_DECREASE_MBPS", "10"),
+    ("INCREASE_STEP_MBPS", "2"),
+    ("COOLDOWN_PERIOD_SEC", "3"),
+];
+
+/// Where the services find the rest of the lab.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// Of the NATS server.
+    pub nats_url: &'a str,
+    /// Of Prometheus.
+    pub prometheus_url: &'a str,
+    /// Of the Kubernetes API.
+    pub kubeconfig: &'a Path,
+}
+
+/// The running services.
+#[derive(Debug)]
+pub struct Services(Vec<Process>);
+
+impl Services {
+    /// Starts all three and waits until each says that it is ready.
+    ///
+    /// # Errors
+    /// When a binary is missing or a service does not become ready.
+    pub async fn start(
+        binaries: Option<&Path>,
+        surroundings: Surroundings<'_>,
+        folder: &Path,
+    ) -> anyhow::Result<Self> {
+        let environment = environment(surroundings, |name| env::var(name).ok());
+        let mut listing = String::new();
+        for (name, value) in &environment {
+            // Writing to a String cannot fail.
+            let _ = writeln!(listing, "{name}={value}");
+        }
+        fs::write(folder.join("services.env"), listing).context("cannot write services.env")?;
+
+        let mut started: Vec<(Process, SocketAddr)> = Vec::new();
+        for name in NAMES {
+            let admin = free_address().context("no free port")?;
+            let tool = Tool {
+                path: binary(binaries, &format!("laneguard-{name}"))?,
+                library_path: None,
+            };
+            let mut command = process::command(&tool, None)?;
+            command
+                .envs(&environment)
+                .env("ADMIN_ADDR", admin.to_string())
+                .env_remove("NATS_CREDS")
+                .env_remove("NATS_CA");
+            let log = folder.join("logs").join(format!("{name}.log"));
+            started.push((
+                Process::start(&format!("the {name}"), command, &log)?,
+                admin,
+            ));
+        }
+        for (process, admin) in &mut started {
+            wait_ready(process, &format!("http://{admin}/readyz")).await?;
+        }
+        Ok(Self(
+            started.into_iter().map(|(process, _)| process).collect(),
+        ))
+    }
+
+    /// Finds out whether all still run.
+    ///
+    /// # Errors
+    /// When one has ended.
+    pub fn check(&mut self) -> Result<(), process::Exited> {
+        self.0.iter_mut().try_for_each(Process::check)
+    }
+
+    /// Ends all in an orderly way.
+    pub async fn stop(mut self) {
+        for process in &mut self.0 {
+            process.stop(GRACE).await;
+        }
+    }
+}
+
+fn environment(
+    surroundings: Surroundings<'_>,
+    ours: impl Fn(&str) -> Option<String>,
+) -> BTreeMap<String, String> {
+    let mut environment: BTreeMap<String, String> = SETTINGS
+        .iter()
+        .map(|(name, value)| {
+            let value = ours(name).unwrap_or_else(|| (*value).to_owned());
+            ((*name).to_owned(), value)
+        })
+        .collect();
+    for (name, value) in [
+        ("NATS_URL", surroundings.nats_url.to_owned()),
+        ("PROMETHEUS_URL", surroundings.prometheus_url.to_owned()),
+        ("KUBECONFIG", surroundings.kubeconfig.display().to_string()),
+        ("CLUSTER", CLUSTER.to_owned()),
+        (
+            "CRITICAL_WORKLOADS",
+            format!("{NAMESPACE}/{CRITICAL_SERVICE}"),
+        ),
+    ] {
+        environment.insert(name.to_owned(), value);
+    }
+    environment
+}
+
+/// A binary of this repository: in the given folder, else beside the lab's own.
+///
+/// # Errors
+/// When it is not there.
+pub fn binary(folder: Option<&Path>, name: &str) -> anyhow::Result<PathBuf> {
+    let folder = match folder {
+        Some(folder) => folder.to_owned(),
+        None => env::current_exe()?
+            .parent()
+            .context("the lab's own folder is unknown")?
+            .to_owned(),
+    };
+    let path = folder.join(name);
+    anyhow::ensure!(
+        path.is_file(),
+        "{} is not there; build it with: cargo build --workspace",
+        path.display()
+    );
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_labs_own_environment_overrides_settings_but_not_surroundings() {
+        let surroundings = Surroundings {
+            nats_url: "nats://127.0.0.1:1",
+            prometheus_url: "http://127.0.0.1:2",
+            kubeconfig: Path::new("/kubeconfig"),
+        };
+        let environment = environment(surroundings, |name| match name {
+            "COOLDOWN_PERIOD_SEC" => Some("30".to_owned()),
+            "NATS_URL" => Some("nats://elsewhere".to_owned()),
+            _ => None,
+        });
+        assert_eq!(environment["COOLDOWN_PERIOD_SEC"], "30");
+        assert_eq!(environment["NATS_URL"], "nats://127.0.0.1:1");
+        assert_eq!(environment["MAX_BANDWIDTH_MBPS"], "100");
+        assert_eq!(environment["CRITICAL_WORKLOADS"], "factory/robot-factory");
+    }
+}

@@ -1,0 +1,239 @@
+//! Folders of runs: what is in them, their scores, and the table that people read.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use crate::raw::{self, PhaseStart, PodEvent, Request, Traffic};
+use crate::scenario::Scenario;
+use crate::score::{self, Load, Raw, Score};
+
+/// What a run did.
+pub const SCENARIO_FILE: &str = "scenario.json";
+/// What came out.
+pub const SUMMARY_FILE: &str = "summary.json";
+/// Folder of the run without Laneguard in a demo's folder.
+pub const WITHOUT: &str = "without";
+/// Folder of the run with Laneguard in a demo's folder.
+pub const WITH: &str = "with";
+
+/// The score of the run in `folder`, from its raw logs.
+///
+/// # Errors
+/// When a log is missing or malformed, or the run has no finished load phase.
+pub fn score(folder: &Path) -> anyhow::Result<Score> {
+    let path = folder.join(SCENARIO_FILE);
+    let text = fs::read_to_string(&path).with_context(|| {
+        format!(
+            "cannot read {}: is this the folder of a run?",
+            path.display()
+        )
+    })?;
+    let scenario: Scenario =
+        serde_json::from_str(&text).with_context(|| format!("{} is malformed", path.display()))?;
+    let raw = Raw {
+        requests: raw::read::<Request>(folder)?,
+        phases: raw::read::<PhaseStart>(folder)?,
+        traffic: raw::read::<Traffic>(folder)?,
+        pods: raw::read::<PodEvent>(folder)?,
+    };
+    Ok(score::score(&scenario.setup(), &raw)?)
+}
+
+/// Scores the folder of a run, or of a demo with its two runs; writes each `summary.json` anew and returns the table.
+///
+/// # Errors
+/// As [`score`].
+pub fn score_folder(folder: &Path) -> anyhow::Result<String> {
+    if folder.join(SCENARIO_FILE).is_file() {
+        let score = score(folder)?;
+        write_json(&folder.join(SUMMARY_FILE), &score)?;
+        return Ok(table(&[("this run", &score)]));
+    }
+    let (without, with) = (score(&folder.join(WITHOUT))?, score(&folder.join(WITH))?);
+    write_json(&folder.join(WITHOUT).join(SUMMARY_FILE), &without)?;
+    write_json(&folder.join(WITH).join(SUMMARY_FILE), &with)?;
+    write_both(folder, &without, &with)?;
+    Ok(comparison(&without, &with))
+}
+
+/// Writes the summary of a demo.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_both(folder: &Path, without: &Score, with: &Score) -> anyhow::Result<()> {
+    #[derive(Serialize)]
+    struct Both<'a> {
+        without: &'a Score,
+        with: &'a Score,
+    }
+    write_json(&folder.join(SUMMARY_FILE), &Both { without, with })
+}
+
+/// Writes a value as a JSON file for people and programs.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Whether protection did more than nothing: fewer violating windows, and a lower P95.
+#[must_use]
+pub fn is_better(without: &Score, with: &Score) -> bool {
+    with.violating_percent < without.violating_percent
+        && with.latency.p95_ms < without.latency.p95_ms
+}
+
+/// The two runs of a demo side by side.
+#[must_use]
+pub fn comparison(without: &Score, with: &Score) -> String {
+    table(&[("without", without), ("with Laneguard", with)])
+}
+
+/// Runs side by side, one column each.
+#[must_use]
+pub fn table(runs: &[(&str, &Score)]) -> String {
+    let mut text = String::new();
+    let mut row = |name: &str, value: &dyn Fn(&Score) -> String| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{name:<44}");
+        for (_, score) in runs {
+            let _ = write!(text, "{:>18}", value(score));
+        }
+        text.push('\n');
+    };
+    row("violating windows after the first onset", &|score| {
+        format!(
+            "{:.1} % ({}/{})",
+            score.violating_percent, score.violating, score.windows
+        )
+    });
+    row("critical latency under load: P50", &|score| {
+        ms(score.latency.p50_ms)
+    });
+    row("                             P95", &|score| {
+        ms(score.latency.p95_ms)
+    });
+    row("                             P99", &|score| {
+        ms(score.latency.p99_ms)
+    });
+    row("                             jitter (IQR)", &|score| {
+        ms(score.latency.jitter_ms)
+    });
+    row("critical requests failed", &|score| {
+        format!("{} of {}", score.failed, score.requests)
+    });
+    row("best-effort goodput, share of what is left", &|score| {
+        format!("{:.1} %", score.goodput_percent)
+    });
+    row("limit changes per minute of load", &|score| {
+        format!("{:.1}", score.limit_changes_per_minute)
+    });
+    row("  of these, while protected", &|score| {
+        format!("{:.1}", score.steady_limit_changes_per_minute)
+    });
+    row("pods restarted", &|score| score.pods_restarted.to_string());
+    let loads = runs
+        .iter()
+        .map(|(_, score)| score.loads.len())
+        .max()
+        .unwrap_or(0);
+    for index in 0..loads {
+        let of = |show: &'static dyn Fn(&Load) -> String| {
+            move |score: &Score| score.loads.get(index).map_or_else(|| "-".to_owned(), show)
+        };
+        let number = index + 1;
+        row(
+            &format!("load {number}: violating windows"),
+            &of(&|load| format!("{}/{}", load.violating, load.windows)),
+        );
+        row(
+            &format!("load {number}: protected after"),
+            &of(&|load| {
+                load.protected_after_s
+                    .map_or_else(|| "never".to_owned(), |seconds| format!("{seconds:.0} s"))
+            }),
+        );
+        row(
+            &format!("load {number}: goodput"),
+            &of(&|load| format!("{:.1} Mbit/s", load.goodput_bps / 1e6)),
+        );
+    }
+    let mut header = format!("{:<44}", "");
+    for (name, _) in runs {
+        let _ = write!(header, "{name:>18}");
+    }
+    format!("{header}\n{text}")
+}
+
+fn ms(value: f64) -> String {
+    format!("{value:.1} ms")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::score::Latency;
+
+    fn a_score(violating: usize, p95_ms: f64) -> Score {
+        Score {
+            windows: 50,
+            violating,
+            violating_percent: 2.0 * violating as f64,
+            latency: Latency {
+                p50_ms: 1.0,
+                p95_ms,
+                p99_ms: p95_ms,
+                max_ms: p95_ms,
+                jitter_ms: 1.0,
+            },
+            requests: 10_000,
+            failed: 0,
+            loads: vec![Load {
+                seconds: 50.0,
+                windows: 50,
+                violating,
+                protected_after_s: (violating < 50).then_some(violating as f64),
+                goodput_bps: 1e8,
+                critical_bps: 1e6,
+                goodput_percent: 50.0,
+            }],
+            goodput_percent: 50.0,
+            limit_changes_per_minute: 0.0,
+            steady_limit_changes_per_minute: 0.0,
+            pods_restarted: 0,
+        }
+    }
+
+    #[test]
+    fn protection_must_win_on_both_counts() {
+        let without = a_score(50, 60.0);
+        assert!(is_better(&without, &a_score(3, 9.0)));
+        assert!(!is_better(&without, &without.clone()));
+        assert!(!is_better(&without, &a_score(3, 61.0)));
+        assert!(!is_better(&a_score(0, 1.0), &a_score(0, 0.9)));
+    }
+
+    #[test]
+    fn the_table_has_a_column_for_each_run() {
+        let text = comparison(&a_score(50, 60.0), &a_score(3, 9.0));
+        assert!(
+            text.lines()
+                .next()
+                .unwrap()
+                .ends_with("without    with Laneguard")
+        );
+        let protected = text
+            .lines()
+            .find(|line| line.contains("protected after"))
+            .unwrap();
+        let words: Vec<&str> = protected.split_whitespace().collect();
+        assert_eq!(words[4..], ["never", "3", "s"], "{protected}");
+    }
+}

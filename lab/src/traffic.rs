@@ -1,0 +1,5 @@
+//! What flows through the lab's network: the critical requests, and the best-effort bulk around them.
+
+pub mod client;
+pub mod senders;
+pub mod server;
