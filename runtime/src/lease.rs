@@ -132,11 +132,15 @@ impl Contest {
     /// Takes note of a change; true when everything stored is known.
     fn observe(&mut self, change: Change) -> bool {
         let now = Instant::now();
-        let (key, revision, free) = match change {
-            Change::Put { key, revision, .. } => (key, revision, false),
-            Change::Deleted { key } => (key, 0, true),
+        let (key, revision, holder) = match change {
+            Change::Put {
+                key,
+                revision,
+                bytes,
+            } => (key, revision, Some(bytes)),
+            Change::Deleted { key } => (key, 0, None),
             Change::Synced { keys } => {
-                // a wiped bucket: keys that are gone are free once their owner had time to write them anew
+                // a wiped bucket: a key that is gone is free
                 let gone: Vec<u32> = self
                     .leases
                     .keys()
@@ -149,22 +153,30 @@ impl Contest {
                 return true;
             }
         };
-        let shard = key
+        let Some(shard) = key
             .strip_prefix(&self.prefix)
-            .and_then(|shard| shard.parse::<u32>().ok());
-        if let Some(shard) = shard {
-            let known = self.leases.get(&shard);
-            // our own renewals come back late: what is older than what we hold is no news
-            let stale = self.holds(shard) && known.is_some_and(|l| revision <= l.revision && !free);
-            if !stale && known.is_none_or(|l| l.revision != revision || l.free != free) {
-                let moved = now;
-                let lease = Lease {
-                    revision,
-                    moved,
-                    free,
-                };
-                self.leases.insert(shard, lease);
-            }
+            .and_then(|shard| shard.parse::<u32>().ok())
+        else {
+            return false;
+        };
+        let ours = holder.as_deref() == Some(self.holder.as_bytes());
+        let known = self.leases.get(&shard).copied();
+        // our own renewals come back late: what is older than what we hold is no news
+        if self.holds(shard) && known.is_some_and(|l| revision <= l.revision && holder.is_some()) {
+            return false;
+        }
+        let free = holder.is_none();
+        if known.is_none_or(|l| l.revision != revision || l.free != free) {
+            let moved = now;
+            let lease = Lease {
+                revision,
+                moved,
+                free,
+            };
+            self.leases.insert(shard, lease);
+        }
+        if self.holds(shard) && !ours {
+            self.lose(shard, "somebody else wrote the lease");
         }
         false
     }

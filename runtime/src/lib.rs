@@ -16,4 +16,4 @@ pub mod shutdown;
 pub mod telemetry;
 
 pub use failure::ConfigError;
-pub use process::{Process, run};
+pub use process::{Ends, Process, run};

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::args::HasCommon;
 use crate::failure::ConfigError;
 use crate::readiness::Readiness;
-use crate::shutdown::{self, Shutdown};
+use crate::shutdown::{self, Shutdown, Trigger};
 use crate::{admin, telemetry};
 
 /// Bad configuration, as in sysexits.h's EX_USAGE.
@@ -35,7 +35,30 @@ pub struct Process {
     ended: mpsc::UnboundedSender<(&'static str, anyhow::Result<()>)>,
 }
 
+/// Reports of core tasks that ended.
+pub type Ends = mpsc::UnboundedReceiver<(&'static str, anyhow::Result<()>)>;
+
 impl Process {
+    /// A shell for a service, what stops it, and where its core tasks report their end. [`run`] makes one; so does what embeds a service.
+    pub fn new(name: &'static str) -> (Self, Trigger, Ends) {
+        let (trigger, shutdown) = shutdown::channel();
+        // bounded by the number of core tasks, each of which reports once
+        let (ended, ends) = mpsc::unbounded_channel();
+        let mut registry = Registry::default();
+        registry.register(
+            "laneguard_build",
+            "Version of this binary",
+            Info::new([("service", name), ("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        let process = Self {
+            registry,
+            readiness: Readiness::default(),
+            shutdown,
+            ended,
+        };
+        (process, trigger, ends)
+    }
+
     /// When to stop.
     pub fn shutdown(&self) -> Shutdown {
         self.shutdown.clone()
@@ -145,21 +168,7 @@ async fn live<A, F>(name: &'static str, args: A, service: impl FnOnce(A, Process
 where
     F: Future<Output = anyhow::Result<Process>>,
 {
-    let (trigger, shutdown) = shutdown::channel();
-    // bounded by the number of core tasks, each of which reports once
-    let (ended, mut ends) = mpsc::unbounded_channel();
-    let mut registry = Registry::default();
-    registry.register(
-        "laneguard_build",
-        "Version of this binary",
-        Info::new([("service", name), ("version", env!("CARGO_PKG_VERSION"))]),
-    );
-    let process = Process {
-        registry,
-        readiness: Readiness::default(),
-        shutdown,
-        ended,
-    };
+    let (process, trigger, mut ends) = Process::new(name);
 
     let started = tokio::select! {
         started = service(args, process) => started,

@@ -1,1 +1,4 @@
-//! Harnesses for Laneguard's tests: real servers, real binaries, faults.
+//! Harnesses for Laneguard's tests: real servers, real binaries, bounded waits.
+
+pub mod broker;
+pub mod wait;

@@ -108,6 +108,9 @@ impl Bucket {
     }
 
     async fn last(&self, key: &str) -> Result<Option<(u64, HeaderMap, Bytes)>, StoreError> {
+        if !self.bus.is_connected() {
+            return Err(StoreError::Unavailable("not connected".into()));
+        }
         let stream = self
             .bus
             .jetstream

@@ -123,6 +123,9 @@ impl Bus {
         subject: &str,
     ) -> Result<Last<M>, PublishError> {
         let unavailable = |reason: String| PublishError::Unavailable(reason);
+        if !self.is_connected() {
+            return Err(unavailable("not connected".into()));
+        }
         let stream = self
             .jetstream
             .get_stream_no_info(StreamSpec::of(kind).name)
