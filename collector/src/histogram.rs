@@ -48,8 +48,10 @@ impl Distribution {
     /// Adds observations; empty buckets and ones without a meaning (NaN, reversed) are ignored.
     pub fn add(&mut self, buckets: impl IntoIterator<Item = Bucket>) {
         for new in buckets {
-            let sound =
-                new.low.is_finite() && new.high > new.low && new.count.is_finite() && new.count > 0.0;
+            let sound = new.low.is_finite()
+                && new.high > new.low
+                && new.count.is_finite()
+                && new.count > 0.0;
             if !sound {
                 continue;
             }
@@ -128,7 +130,11 @@ fn quantile(edges: &[Edge], rank: f64) -> Option<Quantile> {
         }
         _ => edge.at,
     };
-    let low = edges.iter().rev().find(|e| e.most < rank).map_or(0.0, |e| e.at);
+    let low = edges
+        .iter()
+        .rev()
+        .find(|e| e.most < rank)
+        .map_or(0.0, |e| e.at);
     let high = edges.iter().find(|e| e.least >= rank).map(|e| e.at);
     // Sums in another order may differ in the last bit; what is reported must hold together.
     Some(Quantile {
@@ -222,7 +228,8 @@ mod tests {
     }
 
     fn any_layout() -> impl Strategy<Value = Vec<(f64, f64)>> {
-        let bound = prop::sample::subsequence(vec![1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 2500.0], 1..7);
+        let bound =
+            prop::sample::subsequence(vec![1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 2500.0], 1..7);
         bound.prop_flat_map(|bounds| {
             let n = bounds.len() + 1;
             prop::collection::vec(0u32..200, n).prop_map(move |counts| {

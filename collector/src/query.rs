@@ -98,8 +98,7 @@ pub fn cluster(drops: &str, flows: &str, window_s: i64) -> String {
         format!("label_replace({expression},\"{SIGNAL}\",\"{name}\",\"\",\"\")")
     };
     let rate = |metric: &str| format!("sum(rate({metric}[{window_s}s]))");
-    let scrapes =
-        format!("max(count_over_time({drops}[1m])) or max(count_over_time({flows}[1m]))");
+    let scrapes = format!("max(count_over_time({drops}[1m])) or max(count_over_time({flows}[1m]))");
     [
         named(DROPS, &rate(drops)),
         named(FLOWS, &rate(flows)),
@@ -155,20 +154,39 @@ mod tests {
     #[test]
     fn names_are_taken_literally() {
         let query = latency(LATENCY, &selector("a.b", "x\"} or up{a=~\".*"), 5);
-        assert!(query.contains(r#"destination_namespace=~"a\\.b|""#), "{query}");
-        assert!(query.contains(r#"x\\\"\\}\\ or\\ up\\{a\\=\\~\\\"\\.\\*"#), "{query}");
+        assert!(
+            query.contains(r#"destination_namespace=~"a\\.b|""#),
+            "{query}"
+        );
+        assert!(
+            query.contains(r#"x\\\"\\}\\ or\\ up\\{a\\=\\~\\\"\\.\\*"#),
+            "{query}"
+        );
     }
 
     #[test]
     fn every_query_we_can_send_parses() {
         let namespaces = BTreeSet::from(["factory".to_owned(), "a.b".to_owned()]);
-        let mut queries = vec![usage("container_network_transmit_bytes_total", &namespaces, 60)];
+        let mut queries = vec![usage(
+            "container_network_transmit_bytes_total",
+            &namespaces,
+            60,
+        )];
         for scrapes in [None, Some(0.0), Some(1.0), Some(6.0), Some(60.0), Some(1e9)] {
             let window = rate_window_s(scrapes);
-            queries.push(cluster("hubble_drop_total", "hubble_flows_processed_total", window));
+            queries.push(cluster(
+                "hubble_drop_total",
+                "hubble_flows_processed_total",
+                window,
+            ));
         }
         for namespace in ["", "factory", "a.b", "\"\\\n"] {
-            for workload in ["robot", "-deployment", "a.b-deployment", "x\"} or up{a=~\".*"] {
+            for workload in [
+                "robot",
+                "-deployment",
+                "a.b-deployment",
+                "x\"} or up{a=~\".*",
+            ] {
                 queries.push(latency(LATENCY, &selector(namespace, workload), 300));
             }
         }

@@ -195,10 +195,19 @@ struct Quiet {
 
 impl Memory {
     /// Goes on from the last sample of another collector.
-    pub fn resumed(quality: Quality, source: &str, window_end_ms: i64, idle_after: Duration) -> Self {
-        let reporter = source.rsplit_once('/').map(|(_, reporter)| Reporter::of(reporter));
+    pub fn resumed(
+        quality: Quality,
+        source: &str,
+        window_end_ms: i64,
+        idle_after: Duration,
+    ) -> Self {
+        let reporter = source
+            .rsplit_once('/')
+            .map(|(_, reporter)| Reporter::of(reporter));
         Self {
-            reporter: reporter.filter(|_| quality.usable()).map(|r| (r, window_end_ms)),
+            reporter: reporter
+                .filter(|_| quality.usable())
+                .map(|r| (r, window_end_ms)),
             quiet: (quality == Quality::Idle).then(|| Quiet {
                 since_ms: window_end_ms - ms(idle_after),
                 last_ms: window_end_ms,
@@ -236,7 +245,9 @@ impl Candidate {
     }
 
     fn enough(&self) -> bool {
-        self.window.as_ref().is_some_and(|w| w.count >= LEAST_REQUESTS)
+        self.window
+            .as_ref()
+            .is_some_and(|w| w.count >= LEAST_REQUESTS)
     }
 }
 
@@ -250,7 +261,12 @@ pub fn measure(
 ) -> (Measurement, Memory) {
     let scraped = match scraped {
         Ok(scraped) => scraped,
-        Err(error) => return (nothing(Quality::Failed, format!("the query failed: {error}")), memory),
+        Err(error) => {
+            return (
+                nothing(Quality::Failed, format!("the query failed: {error}")),
+                memory,
+            );
+        }
     };
     let (mut measurement, memory) = judge(now_ms, ask, scraped, memory);
     if let Some(warning) = &scraped.warning {
@@ -275,7 +291,10 @@ fn nothing(quality: Quality, reason: String) -> Measurement {
 fn judge(now_ms: i64, ask: &Ask<'_>, scraped: &Scraped, memory: Memory) -> (Measurement, Memory) {
     let Some(newest_ms) = scraped.newest_ms else {
         let reason = "no series of this workload were found".to_owned();
-        let memory = Memory { quiet: None, ..memory };
+        let memory = Memory {
+            quiet: None,
+            ..memory
+        };
         return (nothing(Quality::NoData, reason), memory);
     };
     let interval_ms = scraped.interval_ms.unwrap_or(0);
@@ -285,7 +304,10 @@ fn judge(now_ms: i64, ask: &Ask<'_>, scraped: &Scraped, memory: Memory) -> (Meas
         .collect();
     let Some(chosen) = choose(now_ms, interval_ms, ask, &candidates, memory) else {
         return (
-            nothing(Quality::NoData, "no series of this workload were found".to_owned()),
+            nothing(
+                Quality::NoData,
+                "no series of this workload were found".to_owned(),
+            ),
             memory,
         );
     };
@@ -306,7 +328,13 @@ fn judge(now_ms: i64, ask: &Ask<'_>, scraped: &Scraped, memory: Memory) -> (Meas
             window: Some(window),
             ..nothing(Quality::Stale, reason)
         };
-        return (measurement, Memory { quiet: None, ..memory });
+        return (
+            measurement,
+            Memory {
+                quiet: None,
+                ..memory
+            },
+        );
     }
     let Some(gathered) = &chosen.window else {
         let reason = format!(
@@ -317,7 +345,13 @@ fn judge(now_ms: i64, ask: &Ask<'_>, scraped: &Scraped, memory: Memory) -> (Meas
             source,
             ..nothing(Quality::NoData, reason)
         };
-        return (measurement, Memory { quiet: None, ..memory });
+        return (
+            measurement,
+            Memory {
+                quiet: None,
+                ..memory
+            },
+        );
     };
 
     let quiet = quiet(now_ms, interval_ms, &candidates, gathered, memory.quiet);
@@ -355,7 +389,10 @@ fn judge(now_ms: i64, ask: &Ask<'_>, scraped: &Scraped, memory: Memory) -> (Meas
         }),
     };
     if chosen.late > 0 {
-        let late = format!("; {} of {} sources are late and not counted", chosen.late, chosen.sources);
+        let late = format!(
+            "; {} of {} sources are late and not counted",
+            chosen.late, chosen.sources
+        );
         reason.push_str(&late);
     }
     let measurement = Measurement {
@@ -375,11 +412,21 @@ fn judge(now_ms: i64, ask: &Ask<'_>, scraped: &Scraped, memory: Memory) -> (Meas
 
 /// One side's sources, put together over the fewest scrapes that hold enough requests.
 fn candidate(reporter: Reporter, all: &[Source], interval_ms: i64) -> Option<Candidate> {
-    let ours: Vec<&Source> = all.iter().filter(|s| Reporter::of(&s.reporter) == reporter).collect();
+    let ours: Vec<&Source> = all
+        .iter()
+        .filter(|s| Reporter::of(&s.reporter) == reporter)
+        .collect();
     let newest_ms = ours.iter().filter_map(|s| s.newest_ms()).max()?;
     // a source that missed a scrape or two has no news; nor has one that is gone, and Prometheus does not tell the two apart
-    let current = |s: &&&Source| s.newest_ms().is_some_and(|at| newest_ms - at <= 2 * interval_ms);
-    let timely: Vec<Vec<Increase>> = ours.iter().filter(current).map(|s| recent(s, interval_ms)).collect();
+    let current = |s: &&&Source| {
+        s.newest_ms()
+            .is_some_and(|at| newest_ms - at <= 2 * interval_ms)
+    };
+    let timely: Vec<Vec<Increase>> = ours
+        .iter()
+        .filter(current)
+        .map(|s| recent(s, interval_ms))
+        .collect();
     Some(Candidate {
         reporter,
         newest_ms,
@@ -412,9 +459,21 @@ fn recent(source: &Source, interval_ms: i64) -> Vec<Increase> {
 }
 
 fn gather(sources: &[Vec<Increase>]) -> Option<Gathered> {
-    let most = sources.iter().map(Vec::len).max().filter(|most| *most > 0)?;
-    let count = |k: usize| -> f64 { sources.iter().flat_map(|s| s.iter().take(k)).map(|i| i.count).sum() };
-    let k = (1..=most).find(|k| count(*k) >= WANTED_REQUESTS).unwrap_or(most);
+    let most = sources
+        .iter()
+        .map(Vec::len)
+        .max()
+        .filter(|most| *most > 0)?;
+    let count = |k: usize| -> f64 {
+        sources
+            .iter()
+            .flat_map(|s| s.iter().take(k))
+            .map(|i| i.count)
+            .sum()
+    };
+    let k = (1..=most)
+        .find(|k| count(*k) >= WANTED_REQUESTS)
+        .unwrap_or(most);
     let mut gathered = Gathered {
         start_ms: i64::MAX,
         end_ms: i64::MIN,
@@ -448,13 +507,17 @@ fn choose<'a>(
     candidates: &'a [Candidate],
     memory: Memory,
 ) -> Option<&'a Candidate> {
-    let with_data = candidates.iter().find(|c| c.fresh(now_ms, interval_ms) && c.enough());
+    let with_data = candidates
+        .iter()
+        .find(|c| c.fresh(now_ms, interval_ms) && c.enough());
     let remembered = memory
         .reporter
         .filter(|(_, at)| now_ms - at < ms(ask.idle_after))
         .and_then(|(reporter, _)| candidates.iter().find(|c| c.reporter == reporter));
     match (remembered, with_data) {
-        (Some(remembered), Some(with_data)) if with_data.reporter <= remembered.reporter => Some(with_data),
+        (Some(remembered), Some(with_data)) if with_data.reporter <= remembered.reporter => {
+            Some(with_data)
+        }
         (Some(remembered), _) => Some(remembered),
         (None, Some(with_data)) => Some(with_data),
         (None, None) => {
@@ -488,7 +551,9 @@ fn quiet(
 }
 
 fn raw(gathered: &Gathered) -> Raw {
-    let [p25, p50, p75, p95, p99] = gathered.distribution.quantiles([0.25, 0.5, 0.75, 0.95, 0.99]);
+    let [p25, p50, p75, p95, p99] = gathered
+        .distribution
+        .quantiles([0.25, 0.5, 0.75, 0.95, 0.99]);
     let value = |q: Option<Quantile>| q.map(|q| q.value * 1000.0);
     let span = |q: Option<Quantile>| {
         q.map(|q| Span {
@@ -527,12 +592,20 @@ fn against_targets(targets: &[Target], raw: &Raw) -> Option<(Quality, String)> {
             Metric::P99 => ("P99", raw.p99),
             Metric::Jitter => ("Jitter", raw.jitter),
             // sum over count is exact
-            Metric::Mean => ("Mean", raw.signals.mean_ms.map(|mean| Span { low_ms: mean, high_ms: Some(mean) })),
+            Metric::Mean => (
+                "Mean",
+                raw.signals.mean_ms.map(|mean| Span {
+                    low_ms: mean,
+                    high_ms: Some(mean),
+                }),
+            ),
         };
         match span {
             None => unmeasured.push(name),
             Some(span) if span.low_ms < at && span.high_ms.is_none_or(|high| at < high) => {
-                let upto = span.high_ms.map_or("infinity".to_owned(), |high| format!("{} ms", short(high)));
+                let upto = span
+                    .high_ms
+                    .map_or("infinity".to_owned(), |high| format!("{} ms", short(high)));
                 let (at, low) = (short(at), short(span.low_ms));
                 coarse.push(format!(
                     "the {name} target {at} ms lies within {low} to {upto}, which is all the buckets tell: unmeasurable by this source"

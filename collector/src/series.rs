@@ -87,7 +87,9 @@ pub fn sources(metric: &str, series: &[Series]) -> Vec<Source> {
         for &(at, value) in one.values.iter().filter(|(_, value)| value.is_finite()) {
             let scrape = source.scrapes.entry(at).or_default();
             match (suffix, le.as_deref().map(str::parse::<f64>)) {
-                ("_bucket", Some(Ok(bound))) if !bound.is_nan() => scrape.classic.push((bound, value)),
+                ("_bucket", Some(Ok(bound))) if !bound.is_nan() => {
+                    scrape.classic.push((bound, value))
+                }
                 ("_count", _) => scrape.count = Some(value),
                 ("_sum", _) => scrape.sum = Some(value),
                 _ => {}
@@ -242,10 +244,24 @@ pub(crate) mod tests {
             .iter()
             .chain(&["+Inf"])
             .enumerate()
-            .map(|(n, le)| series("_bucket", Some(le), scrapes.iter().map(|s| (s.0, s.1[n])).collect()))
+            .map(|(n, le)| {
+                series(
+                    "_bucket",
+                    Some(le),
+                    scrapes.iter().map(|s| (s.0, s.1[n])).collect(),
+                )
+            })
             .collect();
-        all.push(series("_count", None, scrapes.iter().map(|s| (s.0, last(s.1))).collect()));
-        all.push(series("_sum", None, scrapes.iter().map(|s| (s.0, s.2)).collect()));
+        all.push(series(
+            "_count",
+            None,
+            scrapes.iter().map(|s| (s.0, last(s.1))).collect(),
+        ));
+        all.push(series(
+            "_sum",
+            None,
+            scrapes.iter().map(|s| (s.0, s.2)).collect(),
+        ));
         all
     }
 
@@ -264,7 +280,10 @@ pub(crate) mod tests {
         let series = classic(
             &[("reporter", "client")],
             &["0.005", "0.01"],
-            &[(1000, &[10.0, 20.0, 22.0], 1.0), (2000, &[13.0, 30.0, 35.0], 1.5)],
+            &[
+                (1000, &[10.0, 20.0, 22.0], 1.0),
+                (2000, &[13.0, 30.0, 35.0], 1.5),
+            ],
         );
         let got = increases(&series);
         assert_eq!(got.len(), 1);
@@ -279,7 +298,11 @@ pub(crate) mod tests {
         let series = classic(
             &[],
             &["0.005"],
-            &[(1000, &[100.0, 200.0], 9.0), (2000, &[3.0, 4.0], 0.1), (3000, &[3.0, 6.0], 0.2)],
+            &[
+                (1000, &[100.0, 200.0], 9.0),
+                (2000, &[3.0, 4.0], 0.1),
+                (3000, &[3.0, 6.0], 0.2),
+            ],
         );
         let got = increases(&series);
         assert_eq!(counts(&got[0]), [0.0, 2.0]);
@@ -305,24 +328,51 @@ pub(crate) mod tests {
     #[test]
     fn a_native_histogram_is_subtracted_even_when_it_got_coarser() {
         let bucket = |low, high, count| Bucket { low, high, count };
-        let native = |count, buckets| NativeHistogram { count, sum: count * 0.001, buckets };
+        let native = |count, buckets| NativeHistogram {
+            count,
+            sum: count * 0.001,
+            buckets,
+        };
         let series = Series {
             labels: [("__name__".to_owned(), METRIC.to_owned())].into(),
             values: Vec::new(),
             histograms: vec![
-                (1000, native(5.0, vec![bucket(0.001, 0.002, 2.0), bucket(0.002, 0.004, 3.0)])),
-                (2000, native(12.0, vec![bucket(0.001, 0.004, 11.0), bucket(0.004, 0.016, 1.0)])),
+                (
+                    1000,
+                    native(
+                        5.0,
+                        vec![bucket(0.001, 0.002, 2.0), bucket(0.002, 0.004, 3.0)],
+                    ),
+                ),
+                (
+                    2000,
+                    native(
+                        12.0,
+                        vec![bucket(0.001, 0.004, 11.0), bucket(0.004, 0.016, 1.0)],
+                    ),
+                ),
             ],
         };
         let got = increases(&[series]);
         assert_eq!(got[0].count, 7.0);
-        assert_eq!(got[0].buckets, [bucket(0.001, 0.004, 6.0), bucket(0.004, 0.016, 1.0)]);
+        assert_eq!(
+            got[0].buckets,
+            [bucket(0.001, 0.004, 6.0), bucket(0.004, 0.016, 1.0)]
+        );
     }
 
     #[test]
     fn sources_differ_by_any_label_but_the_bucket() {
-        let mut series = classic(&[("instance", "a")], &["0.005"], &[(1000, &[1.0, 2.0], 0.1)]);
-        series.extend(classic(&[("instance", "b")], &["0.005"], &[(1200, &[1.0, 2.0], 0.1)]));
+        let mut series = classic(
+            &[("instance", "a")],
+            &["0.005"],
+            &[(1000, &[1.0, 2.0], 0.1)],
+        );
+        series.extend(classic(
+            &[("instance", "b")],
+            &["0.005"],
+            &[(1200, &[1.0, 2.0], 0.1)],
+        ));
         assert_eq!(sources(METRIC, &series).len(), 2);
     }
 

@@ -57,9 +57,15 @@ mod tests {
             quality,
             reason: "r".into(),
             source: "s".into(),
-            window: Some(Window { start_ms: 0, end_ms }),
+            window: Some(Window {
+                start_ms: 0,
+                end_ms,
+            }),
             raw: Some(Raw {
-                signals: Signals { p95_ms: Some(p95_ms), ..Signals::default() },
+                signals: Signals {
+                    p95_ms: Some(p95_ms),
+                    ..Signals::default()
+                },
                 ..Raw::default()
             }),
             count: None,

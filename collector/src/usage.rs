@@ -50,11 +50,20 @@ impl PodRates {
             let times = times(s);
             times.windows(2).map(|w| w[1] - w[0]).collect::<Vec<_>>()
         }));
-        let newest_ms = series.iter().filter_map(|s| s.values.last()).map(|v| v.0).max();
+        let newest_ms = series
+            .iter()
+            .filter_map(|s| s.values.last())
+            .map(|v| v.0)
+            .max();
         let mut best: HashMap<(&str, &str), &Series> = HashMap::new();
         for one in series {
             let newest = |s: &Series| s.values.last().map(|v| v.0);
-            let rank = |s: &Series| (s.label("interface") != "eth0", s.label("interface").to_owned());
+            let rank = |s: &Series| {
+                (
+                    s.label("interface") != "eth0",
+                    s.label("interface").to_owned(),
+                )
+            };
             let pod = (one.label("namespace"), one.label("pod"));
             let kept = best.entry(pod).or_insert(one);
             let better = match rank(one).cmp(&rank(kept)) {
@@ -69,10 +78,14 @@ impl PodRates {
         let mut pods: HashMap<String, HashMap<String, PodRate>> = HashMap::new();
         for ((namespace, pod), series) in best {
             let late = |rate: &PodRate| {
-                newest_ms.zip(interval_ms).is_some_and(|(newest, interval)| newest - rate.end_ms > 3 * interval)
+                newest_ms
+                    .zip(interval_ms)
+                    .is_some_and(|(newest, interval)| newest - rate.end_ms > 3 * interval)
             };
             if let Some(rate) = pod_rate(series).filter(|rate| !late(rate)) {
-                pods.entry(namespace.to_owned()).or_default().insert(pod.to_owned(), rate);
+                pods.entry(namespace.to_owned())
+                    .or_default()
+                    .insert(pod.to_owned(), rate);
             }
         }
         Self {
@@ -122,9 +135,13 @@ mod tests {
 
     fn counter(pod: &str, interface: &str, values: &[(i64, f64)]) -> Series {
         Series {
-            labels: [("namespace", "factory"), ("pod", pod), ("interface", interface)]
-                .map(|(k, v)| (k.to_owned(), v.to_owned()))
-                .into(),
+            labels: [
+                ("namespace", "factory"),
+                ("pod", pod),
+                ("interface", interface),
+            ]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into(),
             values: values.to_vec(),
             histograms: Vec::new(),
         }
@@ -192,7 +209,10 @@ mod tests {
         let rates = PodRates::of(&[counter("a", "eth0", &[(0, 1.0)])]);
         assert_eq!(rates.of_class(&class(&["a"])), None);
         let rates = PodRates::of(&[counter("a", "eth0", &[(0, 1.0), (1000, 2.0)])]);
-        let truncated = ClassPlacement { truncated: true, ..class(&["a"]) };
+        let truncated = ClassPlacement {
+            truncated: true,
+            ..class(&["a"])
+        };
         assert_eq!(rates.of_class(&truncated), None);
     }
 }

@@ -55,7 +55,10 @@ fn steady(labels: &[(&str, &str)], end_ms: i64, scrapes: i64, per_scrape: [f64; 
             (end_ms - (scrapes - 1 - n) * 1000, cumulative, sum)
         })
         .collect();
-    let rows: Vec<(i64, &[f64], f64)> = rows.iter().map(|(at, c, s)| (*at, c.as_slice(), *s)).collect();
+    let rows: Vec<(i64, &[f64], f64)> = rows
+        .iter()
+        .map(|(at, c, s)| (*at, c.as_slice(), *s))
+        .collect();
     classic(labels, &DEFAULT, &rows)
 }
 
@@ -71,8 +74,20 @@ fn everything_below_5_ms_reads_as_the_known_constants() {
     assert_eq!(ms(raw.signals.p95_ms), 4.75);
     assert_eq!(ms(raw.signals.p99_ms), 4.95);
     assert_eq!(ms(raw.signals.jitter_ms), 2.5);
-    assert_eq!(raw.p95, Some(Span { low_ms: 0.0, high_ms: Some(5.0) }));
-    assert_eq!(raw.jitter, Some(Span { low_ms: 0.0, high_ms: Some(5.0) }));
+    assert_eq!(
+        raw.p95,
+        Some(Span {
+            low_ms: 0.0,
+            high_ms: Some(5.0)
+        })
+    );
+    assert_eq!(
+        raw.jitter,
+        Some(Span {
+            low_ms: 0.0,
+            high_ms: Some(5.0)
+        })
+    );
     // both targets lie on bounds, so even this source can tell
     assert_eq!(m.quality, Quality::Good, "{}", m.reason);
     assert_eq!(m.reason, "200 requests in 1.0 s, newest scrape 0.4 s old");
@@ -84,7 +99,13 @@ fn one_scrape_is_enough_when_it_holds_enough_requests() {
     let series = steady(&[CLIENT], 100_000, 12, [0.0, 100.0, 100.0, 0.0]);
     let (m, _) = measured(100_400, &series, Memory::default());
     let raw = m.raw.unwrap();
-    assert_eq!(m.window, Some(Window { start_ms: 99_000, end_ms: 100_000 }));
+    assert_eq!(
+        m.window,
+        Some(Window {
+            start_ms: 99_000,
+            end_ms: 100_000
+        })
+    );
     assert_eq!((m.count, m.request_rate), (Some(200.0), Some(200.0)));
     assert_eq!(ms(raw.signals.p95_ms), 23.5);
     assert_eq!(ms(raw.signals.p25_ms), 7.5);
@@ -92,11 +113,26 @@ fn one_scrape_is_enough_when_it_holds_enough_requests() {
     assert_eq!(ms(raw.signals.jitter_ms), 10.0);
     assert_eq!(ms(raw.signals.mean_ms), 8.0);
     // p25 in (5, 10], p75 in (10, 25]: the jitter may be anything from 0 to 20
-    assert_eq!(raw.jitter, Some(Span { low_ms: 0.0, high_ms: Some(20.0) }));
+    assert_eq!(
+        raw.jitter,
+        Some(Span {
+            low_ms: 0.0,
+            high_ms: Some(20.0)
+        })
+    );
     assert_eq!(m.source, "hubble_http_request_duration_seconds/client");
     assert_eq!(m.quality, Quality::Coarse);
-    assert!(m.reason.contains("Jitter target 5 ms lies within 0 to 20 ms"), "{}", m.reason);
-    assert!(!m.reason.contains("P95"), "10 to 25 ms is provably over 10 ms: {}", m.reason);
+    assert!(
+        m.reason
+            .contains("Jitter target 5 ms lies within 0 to 20 ms"),
+        "{}",
+        m.reason
+    );
+    assert!(
+        !m.reason.contains("P95"),
+        "10 to 25 ms is provably over 10 ms: {}",
+        m.reason
+    );
 }
 
 #[test]
@@ -104,7 +140,13 @@ fn older_scrapes_are_added_until_there_are_enough_requests() {
     let series = steady(&[CLIENT], 100_000, 16, [8.0, 0.0, 0.0, 0.0]);
     let (m, _) = measured(100_000, &series, Memory::default());
     // 8 + 8 + 8 + 8 >= 30
-    assert_eq!(m.window, Some(Window { start_ms: 96_000, end_ms: 100_000 }));
+    assert_eq!(
+        m.window,
+        Some(Window {
+            start_ms: 96_000,
+            end_ms: 100_000
+        })
+    );
     assert_eq!((m.count, m.request_rate), (Some(32.0), Some(8.0)));
 }
 
@@ -112,7 +154,13 @@ fn older_scrapes_are_added_until_there_are_enough_requests() {
 fn a_window_never_reaches_further_than_ten_seconds() {
     let series = steady(&[CLIENT], 100_000, 16, [2.0, 0.0, 0.0, 0.0]);
     let (m, _) = measured(100_000, &series, Memory::default());
-    assert_eq!(m.window, Some(Window { start_ms: 90_000, end_ms: 100_000 }));
+    assert_eq!(
+        m.window,
+        Some(Window {
+            start_ms: 90_000,
+            end_ms: 100_000
+        })
+    );
     assert_eq!(m.count, Some(20.0));
     assert_eq!(m.quality, Quality::Good);
 }
@@ -120,7 +168,11 @@ fn a_window_never_reaches_further_than_ten_seconds() {
 #[test]
 fn a_target_inside_the_bucket_is_unmeasurable() {
     let series = steady(&[CLIENT], 100_000, 3, [0.0, 200.0, 0.0, 0.0]);
-    let targets = [target(Metric::P95, 7.5), target(Metric::P99, 25.0), target(Metric::Mean, 8.5)];
+    let targets = [
+        target(Metric::P95, 7.5),
+        target(Metric::P99, 25.0),
+        target(Metric::Mean, 8.5),
+    ];
     let (m, _) = measured_against(&targets, 100_000, &series, Memory::default());
     assert_eq!(m.quality, Quality::Coarse);
     assert_eq!(
@@ -132,10 +184,21 @@ fn a_target_inside_the_bucket_is_unmeasurable() {
 #[test]
 fn a_target_beyond_the_last_bound_is_unmeasurable_when_the_quantile_is_there() {
     let series = steady(&[CLIENT], 100_000, 3, [0.0, 0.0, 100.0, 100.0]);
-    let (m, _) = measured_against(&[target(Metric::P95, 30.0)], 100_000, &series, Memory::default());
+    let (m, _) = measured_against(
+        &[target(Metric::P95, 30.0)],
+        100_000,
+        &series,
+        Memory::default(),
+    );
     assert_eq!(m.quality, Quality::Coarse);
     assert!(m.reason.contains("25 to infinity"), "{}", m.reason);
-    assert_eq!(m.raw.unwrap().p95, Some(Span { low_ms: 25.0, high_ms: None }));
+    assert_eq!(
+        m.raw.unwrap().p95,
+        Some(Span {
+            low_ms: 25.0,
+            high_ms: None
+        })
+    );
 }
 
 #[test]
@@ -153,7 +216,11 @@ fn the_server_counts_where_the_client_has_nothing() {
     series.extend(steady(&[CLIENT], 100_000, 5, [0.0; 4]));
     let (m, _) = measured(100_000, &series, Memory::default());
     assert_eq!((m.count, m.source.ends_with("/server")), (Some(50.0), true));
-    let (m, _) = measured(100_000, &steady(&[], 100_000, 5, [50.0, 0.0, 0.0, 0.0]), Memory::default());
+    let (m, _) = measured(
+        100_000,
+        &steady(&[], 100_000, 5, [50.0, 0.0, 0.0, 0.0]),
+        Memory::default(),
+    );
     assert!(m.source.ends_with("/unknown"));
 }
 
@@ -185,27 +252,65 @@ fn a_client_that_falls_silent_is_not_replaced_by_a_healthy_looking_server() {
 
 #[test]
 fn instances_are_summed_with_their_own_scrape_times() {
-    let mut series = steady(&[CLIENT, ("instance", "a")], 100_000, 5, [10.0, 0.0, 0.0, 0.0]);
-    series.extend(steady(&[CLIENT, ("instance", "b")], 100_600, 5, [30.0, 0.0, 0.0, 0.0]));
+    let mut series = steady(
+        &[CLIENT, ("instance", "a")],
+        100_000,
+        5,
+        [10.0, 0.0, 0.0, 0.0],
+    );
+    series.extend(steady(
+        &[CLIENT, ("instance", "b")],
+        100_600,
+        5,
+        [30.0, 0.0, 0.0, 0.0],
+    ));
     let (m, _) = measured(100_700, &series, Memory::default());
-    assert_eq!(m.window, Some(Window { start_ms: 99_000, end_ms: 100_600 }));
+    assert_eq!(
+        m.window,
+        Some(Window {
+            start_ms: 99_000,
+            end_ms: 100_600
+        })
+    );
     assert_eq!((m.count, m.request_rate), (Some(40.0), Some(40.0)));
 }
 
 #[test]
 fn an_instance_without_news_is_left_out_and_said() {
-    let mut series = steady(&[CLIENT, ("instance", "a")], 100_000, 12, [50.0, 0.0, 0.0, 0.0]);
-    series.extend(steady(&[CLIENT, ("instance", "b")], 97_000, 12, [0.0, 0.0, 50.0, 0.0]));
+    let mut series = steady(
+        &[CLIENT, ("instance", "a")],
+        100_000,
+        12,
+        [50.0, 0.0, 0.0, 0.0],
+    );
+    series.extend(steady(
+        &[CLIENT, ("instance", "b")],
+        97_000,
+        12,
+        [0.0, 0.0, 50.0, 0.0],
+    ));
     let (m, _) = measured(100_000, &series, Memory::default());
     assert_eq!(m.count, Some(50.0));
-    assert!(m.reason.ends_with("1 of 2 sources are late and not counted"), "{}", m.reason);
+    assert!(
+        m.reason
+            .ends_with("1 of 2 sources are late and not counted"),
+        "{}",
+        m.reason
+    );
 }
 
 #[test]
 fn a_failed_query_says_why_and_no_series_is_no_data() {
-    let ask = Ask { metric: METRIC, targets: &targets(), idle_after: Duration::from_secs(60) };
+    let ask = Ask {
+        metric: METRIC,
+        targets: &targets(),
+        idle_after: Duration::from_secs(60),
+    };
     let (m, _) = measure(1, &ask, Err("no answer within 2s"), Memory::default());
-    assert_eq!((m.quality, m.reason.as_str()), (Quality::Failed, "the query failed: no answer within 2s"));
+    assert_eq!(
+        (m.quality, m.reason.as_str()),
+        (Quality::Failed, "the query failed: no answer within 2s")
+    );
     assert_eq!((m.raw, m.window), (None, None));
     let (m, _) = measured(1, &[], Memory::default());
     assert_eq!(m.quality, Quality::NoData);
@@ -213,7 +318,11 @@ fn a_failed_query_says_why_and_no_series_is_no_data() {
 
 #[test]
 fn one_scrape_tells_nothing() {
-    let (m, _) = measured(100_500, &steady(&[CLIENT], 100_000, 1, [50.0; 4]), Memory::default());
+    let (m, _) = measured(
+        100_500,
+        &steady(&[CLIENT], 100_000, 1, [50.0; 4]),
+        Memory::default(),
+    );
     assert_eq!(m.quality, Quality::NoData);
     assert!(m.reason.contains("no two scrapes"), "{}", m.reason);
 }
@@ -221,7 +330,11 @@ fn one_scrape_tells_nothing() {
 #[test]
 fn four_requests_are_too_few() {
     let mut series = steady(&[CLIENT], 99_000, 11, [0.0; 4]);
-    let jump = classic(&[CLIENT], &DEFAULT, &[(100_000, &[4.0, 4.0, 4.0, 4.0], 0.016)]);
+    let jump = classic(
+        &[CLIENT],
+        &DEFAULT,
+        &[(100_000, &[4.0, 4.0, 4.0, 4.0], 0.016)],
+    );
     for (all, new) in series.iter_mut().zip(jump) {
         all.values.extend(new.values);
     }
@@ -234,7 +347,10 @@ fn four_requests_are_too_few() {
 #[test]
 fn the_newest_scrape_gets_stale_by_three_intervals_or_five_seconds() {
     let series = steady(&[CLIENT], 100_000, 12, [200.0, 0.0, 0.0, 0.0]);
-    assert_eq!(measured(105_000, &series, Memory::default()).0.quality, Quality::Good);
+    assert_eq!(
+        measured(105_000, &series, Memory::default()).0.quality,
+        Quality::Good
+    );
     let (m, _) = measured(105_001, &series, Memory::default());
     assert_eq!((m.quality, m.raw), (Quality::Stale, None));
     assert_eq!(m.reason, "the newest scrape is 5.0 s old, more than 5.0 s");
@@ -305,10 +421,21 @@ fn another_collector_goes_on_where_the_last_one_was() {
 fn a_source_without_buckets_still_has_a_mean() {
     let mut series = steady(&[CLIENT], 100_000, 3, [200.0, 0.0, 0.0, 0.0]);
     series.retain(|s| s.label("le").is_empty());
-    let (m, _) = measured_against(&[target(Metric::Mean, 10.0)], 100_000, &series, Memory::default());
-    assert_eq!((m.quality, ms(m.raw.unwrap().signals.mean_ms)), (Quality::Good, 8.0));
+    let (m, _) = measured_against(
+        &[target(Metric::Mean, 10.0)],
+        100_000,
+        &series,
+        Memory::default(),
+    );
+    assert_eq!(
+        (m.quality, ms(m.raw.unwrap().signals.mean_ms)),
+        (Quality::Good, 8.0)
+    );
     let (m, _) = measured(100_000, &series, Memory::default());
-    assert_eq!((m.quality, m.reason.as_str()), (Quality::NoData, "the source does not measure P95, Jitter"));
+    assert_eq!(
+        (m.quality, m.reason.as_str()),
+        (Quality::NoData, "the source does not measure P95, Jitter")
+    );
 }
 
 proptest! {
