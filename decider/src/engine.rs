@@ -92,7 +92,7 @@ struct Sent {
 pub enum Step {
     /// Nothing to publish beyond commands that are due.
     Quiet,
-    /// Commit this, then publish its decision, then tell [`Engine::settle`]; if it cannot be committed, [`Engine::abandon`].
+    /// Commit this, then give it to [`Engine::settle`]; if it cannot be committed, to [`Engine::abandon`].
     Commit(Box<Proposal>),
 }
 
@@ -489,8 +489,8 @@ impl Engine {
         }
     }
 
-    /// The proposal is committed.
-    pub fn settle(&mut self, proposal: Proposal, now: Instant) {
+    /// The proposal is committed. Returns its decision, to be published.
+    pub fn settle(&mut self, proposal: Proposal, now: Instant) -> Option<v1::Decision> {
         let before = std::mem::replace(&mut self.memory, proposal.memory);
         self.sent.retain(|class, _| {
             self.memory
@@ -502,6 +502,7 @@ impl Engine {
             self.said_at = Some(now);
             self.repeats = 0;
         }
+        proposal.decision
     }
 
     /// The proposal could not be committed: it never happened. What called for it other than samples still does.

@@ -1,2 +1,7 @@
-//! Binary.
-fn main() {}
+//! The binary `laneguard-decider`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    laneguard_runtime::run("decider", laneguard_decider::start)
+}

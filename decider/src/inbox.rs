@@ -1,0 +1,55 @@
+//! What waits for a policy's task: only the newest of each kind, so it is bounded by the policy and never holds what is out of date.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use laneguard_proto::v1;
+use laneguard_runtime::bus::Received;
+use tokio::sync::Notify;
+
+/// The newest sample of each workload and the greatest term seen by the actuator.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    waiting: Mutex<Waiting>,
+    arrived: Notify,
+}
+
+/// What was waiting.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    /// By workload. The router puts in only workloads of the policy.
+    pub(crate) samples: BTreeMap<String, Received<v1::Sample>>,
+    /// From outcomes.
+    pub(crate) highest_term: u64,
+}
+
+impl Inbox {
+    fn change(&self, change: impl FnOnce(&mut Waiting)) {
+        change(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        self.arrived.notify_one();
+    }
+
+    /// A sample of one of the policy's workloads; an older one that still waits is replaced.
+    pub(crate) fn sample(&self, sample: Received<v1::Sample>) {
+        self.change(|waiting| {
+            waiting
+                .samples
+                .insert(sample.message.workload.clone(), sample);
+        });
+    }
+
+    /// The actuator has seen this term.
+    pub(crate) fn term(&self, term: u64) {
+        self.change(|waiting| waiting.highest_term = waiting.highest_term.max(term));
+    }
+
+    /// Waits until something came. Cancel-safe.
+    pub(crate) async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// Takes what waits.
+    pub(crate) fn take(&self) -> Waiting {
+        std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,601 @@
+//! One policy's task: waits to own it, takes it over, then commits and publishes what its engine says until ownership ends.
+//!
+//! The order is fixed: one compare-and-set on the memory is the commit; the decision is published after it, again and again until it is
+//! stored; the commands follow with the samples that justify them. A process that dies in between leaves a decision in the memory's
+//! outbox, which the next owner publishes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use laneguard_decider_core::state::Limit;
+use laneguard_proto::subject::{self, Kind};
+use laneguard_proto::{storage, v1};
+use laneguard_runtime::backoff::Backoff;
+use laneguard_runtime::bus::{Bucket, Bus, Publish, PublishError, Received, StoreError};
+use laneguard_runtime::clock::unix_ms;
+use laneguard_runtime::lease::Shards;
+use laneguard_runtime::shutdown::Shutdown;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use crate::contest::{self, Answer, Verdict};
+use crate::engine::{Engine, Found, Name, Step, Wanted};
+use crate::inbox::Inbox;
+use crate::memory::Memory;
+use crate::metrics::Metrics;
+
+/// What a task is to do about its policy.
+#[derive(Debug, Clone)]
+pub(crate) enum Want {
+    /// Decide.
+    Decide(Wanted),
+    /// Somebody else decides: leave everything as it is.
+    Leave,
+    /// The policy was deleted.
+    Deleted,
+}
+
+/// What all tasks share.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) bus: Bus,
+    pub(crate) state: Bucket,
+    pub(crate) metrics: Metrics,
+    pub(crate) shards: Shards,
+    pub(crate) shutdown: Shutdown,
+    /// This process, in memories.
+    pub(crate) owner: Arc<str>,
+    /// Bounds how many policies are taken over at once.
+    pub(crate) takeovers: Arc<Semaphore>,
+}
+
+/// One policy's task.
+pub(crate) struct Keeper {
+    shared: Shared,
+    name: Name,
+    shard: u32,
+    inbox: Arc<Inbox>,
+    want: watch::Receiver<Want>,
+    /// Of the last time we owned it, for when the store has lost everything.
+    remembered: Option<Memory>,
+}
+
+/// Why keeping a policy ended.
+enum End {
+    /// The lease is gone, the process is stopping, or the policy is no longer ours to decide for.
+    Dismissed,
+    /// Another owner wrote first.
+    Lost,
+    /// NATS did not answer.
+    Unavailable,
+}
+
+/// What the server has of an owned policy.
+struct Stored {
+    /// Revision of the memory. `None`: it has none.
+    revision: Option<u64>,
+    /// Stream sequence of the last command of each class.
+    commands: BTreeMap<String, u64>,
+}
+
+/// How a commit went.
+enum Commit {
+    /// It is stored.
+    Done,
+    /// An earlier attempt of ours is stored instead.
+    Earlier(Box<Memory>),
+}
+
+impl Keeper {
+    pub(crate) fn new(
+        shared: Shared,
+        policy: &str,
+        inbox: Arc<Inbox>,
+        want: watch::Receiver<Want>,
+    ) -> Self {
+        let cluster = shared.bus.cluster().as_str();
+        Self {
+            shard: storage::shard_of(cluster, policy),
+            name: Name {
+                cluster: cluster.to_owned(),
+                policy: policy.to_owned(),
+            },
+            shared,
+            inbox,
+            want,
+            remembered: None,
+        }
+    }
+
+    /// Runs until the policy is no longer ours to decide for, or the process is stopping.
+    pub(crate) async fn run(mut self) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
+        let mut owned = self.shared.shards.changes();
+        loop {
+            let (shard, shutdown) = (self.shard, self.shared.shutdown.clone());
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                changed = self.want.wait_for(|want| !matches!(want, Want::Decide(_))) => {
+                    // without a sender there is no router, and the process is ending
+                    drop(changed);
+                    return;
+                }
+                found = owned.wait_for(|shards| shards.contains(&shard)) => {
+                    if found.is_err() {
+                        return;
+                    }
+                }
+            }
+            let began = Instant::now();
+            self.shared.metrics.owned.inc();
+            let end = self.keep().await;
+            self.shared.metrics.owned.dec();
+            let policy = self.name.policy.as_str();
+            match end {
+                End::Dismissed => tracing::debug!(policy, "no longer deciding"),
+                End::Lost => {
+                    self.shared.metrics.lost.inc();
+                    tracing::warn!(policy, "another decider wrote first, giving way");
+                }
+                End::Unavailable => tracing::debug!(policy, "cannot decide, NATS is unavailable"),
+            }
+            if began.elapsed() > Duration::from_secs(10) {
+                backoff.reset();
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(backoff.delay()) => {}
+            }
+        }
+    }
+
+    /// Whether this process may act for the policy now.
+    fn owns(&self) -> bool {
+        self.shared.shards.owns(self.shard) && !self.shared.shutdown.is_cancelled()
+    }
+
+    /// Takes the policy over and decides for it.
+    async fn keep(&mut self) -> End {
+        let (mut engine, mut stored) = match self.take_over().await {
+            Ok(taken) => taken,
+            Err(end) => return end,
+        };
+        let end = self.govern(&mut engine, &mut stored).await;
+        self.forget_limits(&engine.memory().law.limits);
+        let deleted = matches!(*self.want.borrow(), Want::Deleted);
+        if deleted && self.owns() {
+            // best effort: another object of this name is told apart by its uid as well
+            let tombstone = engine.memory().tombstone();
+            let _ = self.commit(&tombstone, &mut stored.revision).await;
+            self.remembered = None;
+        } else {
+            self.remembered = Some(engine.memory().clone());
+        }
+        end
+    }
+
+    async fn take_over(&mut self) -> Result<(Engine, Stored), End> {
+        let permits = Arc::clone(&self.shared.takeovers);
+        // the semaphore is never closed
+        let _permit = permits.acquire().await.map_err(|_| End::Dismissed)?;
+        if !self.owns() {
+            return Err(End::Dismissed);
+        }
+        let Want::Decide(wanted) = self.want.borrow_and_update().clone() else {
+            return Err(End::Dismissed);
+        };
+        let (found, mut stored) = self.look(&wanted).await?;
+        let mut engine = Engine::take_over(
+            self.name.clone(),
+            &self.shared.owner,
+            wanted,
+            &found,
+            Instant::now(),
+            unix_ms(),
+        );
+        let memory = engine.memory().clone();
+        if let Commit::Earlier(memory) = self.commit(&memory, &mut stored.revision).await? {
+            engine.reign(*memory);
+        }
+        self.shared.metrics.takeovers.inc();
+        let (policy, term) = (self.name.policy.as_str(), engine.memory().term);
+        tracing::info!(policy, term, "deciding");
+        if let Some(decision) = engine.unpublished(&found) {
+            tracing::info!(policy, "publishing a decision that was committed before");
+            self.announce(&decision).await?;
+        }
+        self.show_limits(&engine);
+        Ok((engine, stored))
+    }
+
+    /// What the server knows about the policy.
+    async fn look(&self, wanted: &Wanted) -> Result<(Found, Stored), End> {
+        let (cluster, policy) = (self.name.cluster.as_str(), self.name.policy.as_str());
+        let bus = &self.shared.bus;
+        let unavailable = |_: PublishError| End::Unavailable;
+        let value = self.shared.state.get(&key(&self.name)).await;
+        let value = value.map_err(|_| End::Unavailable)?;
+        let mut found = Found {
+            memory: value.as_ref().and_then(|v| Memory::from_json(&v.bytes)),
+            ..Found::default()
+        };
+        let mut stored = Stored {
+            revision: value.map(|value| value.revision),
+            commands: BTreeMap::new(),
+        };
+        for class in wanted.plan.law.iter().flat_map(|policy| &policy.classes) {
+            let subject = subject::command(cluster, policy, &class.name);
+            let last = bus
+                .last::<v1::Command>(Kind::Command, &subject)
+                .await
+                .map_err(unavailable)?;
+            stored
+                .commands
+                .insert(class.name.clone(), last.stream_sequence);
+            found.commands.extend(last.message);
+            let subject = subject::outcome(cluster, policy, &class.name);
+            let last = bus
+                .last::<v1::Outcome>(Kind::Outcome, &subject)
+                .await
+                .map_err(unavailable)?;
+            let term = |outcome: &v1::Outcome| outcome.term.max(outcome.highest_term);
+            found.highest_term = found
+                .highest_term
+                .max(last.message.as_ref().map_or(0, term));
+        }
+        let subject = subject::decision(cluster, policy);
+        let last = bus
+            .last::<v1::Decision>(Kind::Decision, &subject)
+            .await
+            .map_err(unavailable)?;
+        found.decision = last.message;
+        if found.memory.is_none() && found.commands.is_empty() {
+            // nothing is left of a policy that we had: the store was wiped
+            found.memory.clone_from(&self.remembered);
+        }
+        Ok((found, stored))
+    }
+
+    /// Decides until ownership ends.
+    async fn govern(&mut self, engine: &mut Engine, stored: &mut Stored) -> End {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
+        let mut owned = self.shared.shards.changes();
+        owned.mark_unchanged();
+        loop {
+            if !self.owns() {
+                return End::Dismissed;
+            }
+            if self.want.has_changed().unwrap_or(true) {
+                let Want::Decide(wanted) = self.want.borrow_and_update().clone() else {
+                    return End::Dismissed;
+                };
+                engine.set_placement(wanted.placement);
+                engine.set_override(wanted.over);
+                engine.set_plan(wanted.plan);
+            }
+            let waiting = self.inbox.take();
+            let now = Instant::now();
+            for received in waiting.samples.values() {
+                let stored_at = received.received.checked_sub(received.age).unwrap_or(now);
+                engine.hear(&received.message, stored_at, now);
+            }
+            let cause = waiting
+                .samples
+                .into_values()
+                .max_by_key(|sample| sample.received);
+            let span = self.span(cause.as_ref());
+            let acted = self
+                .act(engine, stored, waiting.highest_term, cause)
+                .instrument(span)
+                .await;
+            match acted {
+                Ok(()) => backoff.reset(),
+                Err(End::Unavailable) => {
+                    let shutdown = self.shared.shutdown.clone();
+                    tokio::select! {
+                        () = shutdown.cancelled() => {}
+                        () = tokio::time::sleep(backoff.delay()) => {}
+                    }
+                    continue;
+                }
+                Err(end) => return end,
+            }
+
+            let deadline = engine.deadline(Instant::now());
+            let wait = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let shutdown = self.shared.shutdown.clone();
+            tokio::select! {
+                () = self.inbox.arrived() => {}
+                // an error means that the router is gone, and the process with it
+                changed = self.want.changed() => if changed.is_err() { return End::Dismissed },
+                () = wait => {}
+                changed = owned.changed() => if changed.is_err() { return End::Dismissed },
+                () = shutdown.cancelled() => return End::Dismissed,
+            }
+        }
+    }
+
+    /// A child of the span that the newest sample was published in.
+    fn span(&self, cause: Option<&Received<v1::Sample>>) -> tracing::Span {
+        let Some(cause) = cause else {
+            return tracing::Span::none();
+        };
+        let span = tracing::debug_span!(
+            "process laneguard.v1.sample",
+            otel.kind = "consumer",
+            policy = self.name.policy.as_str()
+        );
+        if !span.is_disabled() {
+            cause.set_parent(&span);
+        }
+        span
+    }
+
+    /// Lets the engine take its steps, and commits and publishes what follows from them.
+    async fn act(
+        &self,
+        engine: &mut Engine,
+        stored: &mut Stored,
+        highest_term: u64,
+        cause: Option<Received<v1::Sample>>,
+    ) -> Result<(), End> {
+        if let Some(memory) = engine.outranked(highest_term, unix_ms()) {
+            let (policy, term) = (self.name.policy.as_str(), memory.term);
+            tracing::warn!(
+                policy,
+                term,
+                highest_term,
+                "the actuator has seen a greater term, going above it"
+            );
+            match self.commit(&memory, &mut stored.revision).await? {
+                Commit::Done => engine.reign(memory),
+                Commit::Earlier(memory) => engine.reign(*memory),
+            }
+        }
+        self.decide(engine, stored, cause).await?;
+        self.command(engine, stored).await
+    }
+
+    async fn decide(
+        &self,
+        engine: &mut Engine,
+        stored: &mut Stored,
+        cause: Option<Received<v1::Sample>>,
+    ) -> Result<(), End> {
+        let metrics = &self.shared.metrics;
+        let began = Instant::now();
+        if engine
+            .deadline(began)
+            .is_none_or(|deadline| deadline > began)
+        {
+            return Ok(());
+        }
+        let step = engine.step(began, unix_ms());
+        metrics.evaluations.inc();
+        metrics
+            .evaluation_seconds
+            .observe(began.elapsed().as_secs_f64());
+        let Step::Commit(mut proposal) = step else {
+            return Ok(());
+        };
+        if let Some(decision) = &proposal.decision
+            && let Err(error) = proposal.memory.keep(decision)
+        {
+            let policy = self.name.policy.as_str();
+            tracing::error!(policy, %error, "the decision cannot be kept for the next owner");
+        }
+        match self.commit(&proposal.memory, &mut stored.revision).await {
+            Ok(Commit::Done) => {}
+            Ok(Commit::Earlier(memory)) => {
+                let decision = memory.decision();
+                engine.reign(*memory);
+                return match decision {
+                    Some(decision) => self.announce(&decision).await,
+                    None => Ok(()),
+                };
+            }
+            Err(end) => {
+                engine.abandon(&proposal);
+                return Err(end);
+            }
+        }
+        let before = engine.memory().law.limits.clone();
+        if let Some(decision) = engine.settle(*proposal, Instant::now()) {
+            self.announce(&decision).await?;
+            metrics.decided(&decision.action);
+            if let Some(cause) = cause {
+                metrics
+                    .decision_seconds
+                    .observe(cause.received.elapsed().as_secs_f64());
+            }
+            self.forget_limits(&before);
+            self.show_limits(engine);
+        }
+        Ok(())
+    }
+
+    /// Writes the memory if nobody else did.
+    async fn commit(&self, memory: &Memory, revision: &mut Option<u64>) -> Result<Commit, End> {
+        let metrics = &self.shared.metrics;
+        let key = key(&self.name);
+        let bytes = match memory.to_json() {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let policy = self.name.policy.as_str();
+                tracing::error!(policy, %error, "the memory cannot be written");
+                return Err(End::Unavailable);
+            }
+        };
+        // more than one refusal in a row means that somebody else writes as well
+        for _ in 0..4 {
+            if !self.owns() {
+                return Err(End::Dismissed);
+            }
+            let written = match *revision {
+                Some(revision) => {
+                    self.shared
+                        .state
+                        .update(&key, bytes.clone(), revision)
+                        .await
+                }
+                None => self.shared.state.create(&key, bytes.clone()).await,
+            };
+            match written {
+                Ok(new) => {
+                    metrics.committed("committed");
+                    *revision = Some(new);
+                    return Ok(Commit::Done);
+                }
+                Err(StoreError::Unavailable(_)) => {
+                    metrics.committed("unavailable");
+                    return Err(End::Unavailable);
+                }
+                Err(StoreError::Conflict) => metrics.committed("conflict"),
+            }
+            let found = self.shared.state.get(&key).await;
+            let found = found.map_err(|_| End::Unavailable)?;
+            let found = found.as_ref().map(|v| (v.bytes.as_ref(), v.revision));
+            match contest::commit(memory, &bytes, found) {
+                Verdict::Write(at) => *revision = at,
+                Verdict::Stored(at) => {
+                    *revision = Some(at);
+                    return Ok(Commit::Done);
+                }
+                Verdict::Ours(memory, at) => {
+                    *revision = Some(at);
+                    return Ok(Commit::Earlier(memory));
+                }
+                Verdict::Lost => return Err(End::Lost),
+            }
+        }
+        Err(End::Lost)
+    }
+
+    /// Publishes a committed decision, however long it takes; whoever owns the policy next does it if we no longer do.
+    async fn announce(&self, decision: &v1::Decision) -> Result<(), End> {
+        let subject = subject::decision(&self.name.cluster, &self.name.policy);
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
+        loop {
+            let how = Publish::default();
+            match self.shared.bus.publish(&subject, decision, how).await {
+                Ok(_) => return Ok(()),
+                Err(PublishError::Refused(reason)) => {
+                    tracing::error!(subject, reason, "decision not published");
+                    return Ok(());
+                }
+                Err(PublishError::Unavailable(_) | PublishError::WrongLastSequence) => {}
+            }
+            tokio::time::sleep(backoff.delay()).await;
+            if !self.owns() {
+                return Err(End::Dismissed);
+            }
+            // the server forgets message ids after two minutes, so ask whether the answer alone was lost
+            let last = self
+                .shared
+                .bus
+                .last::<v1::Decision>(Kind::Decision, &subject)
+                .await;
+            let stored = |last: v1::Decision| {
+                (last.term, last.sequence) >= (decision.term, decision.sequence)
+            };
+            if last.is_ok_and(|last| last.message.is_some_and(stored)) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Publishes the commands that are due. Those that cannot be are due again with the next usable samples.
+    async fn command(&self, engine: &mut Engine, stored: &mut Stored) -> Result<(), End> {
+        let metrics = &self.shared.metrics;
+        for command in engine.due(Instant::now(), unix_ms()) {
+            if !self.owns() {
+                return Err(End::Dismissed);
+            }
+            match self.publish(&command, stored).await {
+                Ok(()) => {
+                    engine.sent(&command, Instant::now());
+                    metrics.commanded("stored");
+                    if command.renewal > 0 {
+                        metrics.renewals.inc();
+                    }
+                }
+                Err(Some(end)) => {
+                    metrics.commanded("wrong_last_sequence");
+                    return Err(end);
+                }
+                Err(None) => metrics.commanded("unavailable"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes a command as the successor of the last one we know. `Err(None)`: it could not be now.
+    async fn publish(&self, command: &v1::Command, stored: &mut Stored) -> Result<(), Option<End>> {
+        let subject = subject::command(&command.cluster, &command.policy, &command.class);
+        for _ in 0..3 {
+            if let Some(expected) = stored.commands.get(&command.class) {
+                let how = Publish {
+                    expect_last: Some(*expected),
+                    shadow: None,
+                };
+                match self.shared.bus.publish(&subject, command, how).await {
+                    Ok(published) => {
+                        stored
+                            .commands
+                            .insert(command.class.clone(), published.stream_sequence);
+                        return Ok(());
+                    }
+                    Err(PublishError::WrongLastSequence) => {}
+                    Err(PublishError::Unavailable(_)) => return Err(None),
+                    Err(PublishError::Refused(reason)) => {
+                        tracing::error!(subject, reason, "command not published");
+                        return Err(None);
+                    }
+                }
+            }
+            let last = self
+                .shared
+                .bus
+                .last::<v1::Command>(Kind::Command, &subject)
+                .await
+                .map_err(|_| None)?;
+            stored
+                .commands
+                .insert(command.class.clone(), last.stream_sequence);
+            match contest::command(command, last.message.as_ref()) {
+                Answer::Publish => {}
+                Answer::Stored => return Ok(()),
+                Answer::Lost => return Err(Some(End::Lost)),
+            }
+        }
+        Err(None)
+    }
+
+    fn show_limits(&self, engine: &Engine) {
+        for limit in &engine.memory().law.limits {
+            self.shared
+                .metrics
+                .limit(&self.name.policy, &limit.class, limit.limit_bps);
+        }
+    }
+
+    fn forget_limits(&self, limits: &[Limit]) {
+        for limit in limits {
+            self.shared
+                .metrics
+                .forget_limit(&self.name.policy, &limit.class);
+        }
+    }
+}
+
+/// The key of a policy's memory.
+fn key(name: &Name) -> String {
+    format!("decider.{}.{}", name.cluster, name.policy)
+}
