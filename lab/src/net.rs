@@ -196,7 +196,7 @@ impl Network {
         Ok(Self {
             endpoints: made,
             node_a,
-            node_b: node_b,
+            node_b,
         })
     }
 
