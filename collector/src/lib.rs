@@ -9,6 +9,7 @@
 //! | When is a sample good, coarse, idle, stale? Which side counts? | [`sample`] |
 //! | What do best-effort pods send? | [`usage`] |
 //! | How often, how many at once, for how long? | [`poll`] |
+//! | When within a scrape interval? | [`phase`] |
 //! | Which policies, which pods? | [`policies`] |
 //! | Which flag? Which metric? | [`args`], [`metrics`] |
 //!
@@ -18,6 +19,7 @@ pub mod args;
 pub mod histogram;
 pub mod metrics;
 pub mod pace;
+pub mod phase;
 pub mod policies;
 pub mod poll;
 pub mod prometheus;

@@ -15,12 +15,13 @@ use laneguard_runtime::bus::{Bus, Publish};
 use laneguard_runtime::clock::unix_ms;
 use laneguard_runtime::lease::Shards;
 use laneguard_runtime::shutdown::Shutdown;
-use tokio::time::{Instant, MissedTickBehavior, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{Instrument, Span};
 
 use crate::args::Names;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
+use crate::phase::Phase;
 use crate::policies::{Known, Placements, Policy, Workload};
 use crate::prometheus::{Answer, Error, Prometheus};
 use crate::query::{self, Selector};
@@ -65,6 +66,7 @@ pub struct Poller {
 #[derive(Debug, Default)]
 struct Memory {
     polls: usize,
+    phase: Phase,
     latency: HashMap<Selector, Pace>,
     usage: HashMap<Namespaces, UsageMemory>,
     /// By policy and workload.
@@ -131,34 +133,43 @@ struct Findings {
 }
 
 impl Poller {
-    /// Polls until shutdown. Polls never overlap: while one is late, ticks are left out.
+    /// Polls until shutdown. Polls never overlap: those that would have begun while one took too long are left out.
     ///
     /// # Errors
     /// None; it has the form of a core task.
     pub async fn run(self) -> anyhow::Result<()> {
         let mut memory = Memory::default();
-        let mut ticks = tokio::time::interval(self.interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut last: Option<Instant> = None;
+        let mut due = Instant::now();
         loop {
-            let due = tokio::select! {
+            tokio::select! {
                 () = self.shutdown.cancelled() => break,
-                due = ticks.tick() => due,
-            };
-            let intervals = last.map_or(1.0, |last| {
-                due.duration_since(last).as_secs_f64() / self.interval.as_secs_f64()
-            });
-            self.metrics
-                .skipped
-                .inc_by((intervals.round() as u64).saturating_sub(1));
-            last = Some(due);
-            self.poll(&mut memory).await;
+                () = sleep_until(due) => {}
+            }
+            let shift_ms = self.poll(&mut memory).await;
+            due = self.next(due, shift_ms, Instant::now());
         }
         self.bus.flush().await;
         Ok(())
     }
 
-    async fn poll(&self, memory: &mut Memory) {
+    /// When the next poll begins.
+    fn next(&self, due: Instant, shift_ms: i64, now: Instant) -> Instant {
+        let shift = Duration::from_millis(shift_ms.unsigned_abs());
+        let interval = if shift_ms < 0 {
+            self.interval.saturating_sub(shift)
+        } else {
+            self.interval + shift
+        };
+        let mut due = due + interval;
+        while due < now {
+            self.metrics.skipped.inc();
+            due += self.interval;
+        }
+        due
+    }
+
+    /// Polls once; gives by how many milliseconds the next poll should come later or earlier.
+    async fn poll(&self, memory: &mut Memory) -> i64 {
         let placements = self.known.placements.borrow().clone();
         let jobs = self.jobs(&placements);
         self.metrics
@@ -166,9 +177,10 @@ impl Poller {
             .set(i64::try_from(jobs.len()).unwrap_or(i64::MAX));
         memory.forget_all_but(&jobs);
         if jobs.is_empty() {
-            return;
+            return 0;
         }
         let started = Instant::now();
+        let started_ms = unix_ms();
         self.metrics.polls.inc();
         let questions = self.questions(memory, &jobs);
         let (answers, resumed) = join(self.ask(questions), self.resume(memory, &jobs)).await;
@@ -178,6 +190,14 @@ impl Poller {
         self.metrics
             .poll_duration
             .observe(started.elapsed().as_secs_f64());
+        let scraped = findings.latency.values().flatten();
+        let newest = scraped.max_by_key(|scraped| scraped.newest_ms);
+        memory.phase.shift_ms(
+            i64::try_from(self.interval.as_millis()).unwrap_or(i64::MAX),
+            started_ms + memory.clock_offset_ms,
+            newest.and_then(|scraped| scraped.newest_ms),
+            newest.and_then(|scraped| scraped.interval_ms),
+        )
     }
 
     /// Every workload of the policies that this replica owns now.
