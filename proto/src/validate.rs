@@ -245,7 +245,8 @@ mod tests {
 
     #[test]
     fn each_broken_field_is_named() {
-        let broken: [(&str, fn(&mut Command)); 8] = [
+        type Break = fn(&mut Command);
+        let broken: [(&str, Break); 8] = [
             ("cluster", |c| c.cluster = "a.b".into()),
             ("class", |c| c.class.clear()),
             ("term", |c| c.term = 0),

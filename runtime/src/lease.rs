@@ -267,7 +267,11 @@ impl Contest {
                     tracing::debug!(shard, %error, "not taken over");
                     let revision = match self.bucket.get(&key).await {
                         Ok(Some(value)) => value.revision,
-                        _ => continue,
+                        Ok(None) => {
+                            self.leases.remove(&shard);
+                            continue;
+                        }
+                        Err(_) => continue,
                     };
                     let moved = Instant::now();
                     let lease = Lease {

@@ -252,7 +252,7 @@ impl Bucket {
 pub struct Watch {
     prefix: String,
     feed: Feed,
-    /// Keys with a value.
+    /// Keys with a value, as delivered since the feed was opened.
     keys: BTreeSet<String>,
 }
 
@@ -261,6 +261,7 @@ impl Watch {
     pub async fn next(&mut self) -> Option<Change> {
         loop {
             match self.feed.next().await? {
+                Item::Opened => self.keys.clear(),
                 Item::CaughtUp => {
                     return Some(Change::Synced {
                         keys: std::mem::take(&mut self.keys),

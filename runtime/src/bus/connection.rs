@@ -212,6 +212,8 @@ async fn options(
                         tracing::warn!("connection to NATS lost, trying again");
                     }
                 }
+                // each failed attempt to reconnect is one of these
+                Event::ClientError(error) => tracing::debug!(%error, "NATS connection"),
                 other => tracing::warn!(event = %other, "NATS connection"),
             }
             std::future::ready(())

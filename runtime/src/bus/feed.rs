@@ -44,6 +44,8 @@ pub(super) struct Raw {
 
 #[derive(Debug)]
 pub(super) enum Item {
+    /// Delivery begins, or begins anew after a gap.
+    Opened,
     Message(Raw),
     /// Everything that was stored when the feed was opened has been delivered.
     CaughtUp,
@@ -162,12 +164,13 @@ impl Reader {
             Ok(consumer) => consumer,
             Err(error) => return Interruption::Failed(error.to_string()),
         };
-        if consumer.cached_info().num_pending == 0
-            && self.sender.send(Item::CaughtUp).await.is_err()
-        {
-            return Interruption::Closed;
-        }
         let mut behind = consumer.cached_info().num_pending > 0;
+        let first = [Some(Item::Opened), (!behind).then_some(Item::CaughtUp)];
+        for item in first.into_iter().flatten() {
+            if self.sender.send(item).await.is_err() {
+                return Interruption::Closed;
+            }
+        }
         let messages = consumer
             .stream()
             .expires(Duration::from_secs(20))

@@ -156,7 +156,7 @@ impl<M: WireMessage> Subscription<M> {
     pub async fn next(&mut self) -> Option<Received<M>> {
         loop {
             match self.feed.next().await? {
-                Item::CaughtUp => {}
+                Item::Opened | Item::CaughtUp => {}
                 Item::Message(raw) => {
                     if let Some(received) = self.accept(raw) {
                         return Some(received);
@@ -170,6 +170,7 @@ impl<M: WireMessage> Subscription<M> {
     pub async fn next_or_caught_up(&mut self) -> Option<Option<Received<M>>> {
         loop {
             match self.feed.next().await? {
+                Item::Opened => {}
                 Item::CaughtUp => return Some(None),
                 Item::Message(raw) => {
                     if let Some(received) = self.accept(raw) {

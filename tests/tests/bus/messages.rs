@@ -106,6 +106,7 @@ async fn garbage_is_counted_and_stops_nothing() {
     let mut commands = shell
         .bus
         .subscribe::<Command>(Kind::Command, Start::LastPerSubject);
+    let reader = tokio::spawn(async move { commands.next().await });
     let address = shell
         .process
         .serve_admin("127.0.0.1:0".parse().unwrap())
@@ -128,7 +129,7 @@ async fn garbage_is_counted_and_stops_nothing() {
         .publish(COMMAND, &command(7), Publish::default())
         .await
         .unwrap();
-    let received = soon("the good command", commands.next()).await.unwrap();
+    let received = soon("the good command", reader).await.unwrap().unwrap();
     assert_eq!(received.message.sequence, 7);
 }
 
