@@ -1,0 +1,346 @@
+//! Which replica writes: a Kubernetes Lease.
+//!
+//! Nobody compares wall clocks: a challenger takes over when the lease object has not moved for 3 s of its own monotonic clock, and a
+//! leader stops writing when its last successful renewal is 2.5 s old by its own. The API server's compare-and-set on the resource
+//! version lets only one of several challengers win.
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::{Api, PostParams};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+/// A lease that has not moved this long is free; also what the lease object says.
+const DURATION: Duration = Duration::from_secs(3);
+/// A leader's trust in its last renewal, counted from when it was sent.
+const TRUST: Duration = Duration::from_millis(2500);
+/// Between renewals.
+const RENEW: Duration = Duration::from_secs(1);
+/// Between looks of a challenger.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long a request about the lease may take; the next one follows.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// Whether this replica leads. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Leadership(watch::Receiver<Option<Instant>>);
+
+impl Leadership {
+    /// Whether this replica may write now.
+    pub fn is_leader(&self) -> bool {
+        self.until().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Until when the last renewal lets it write; `None`: it does not lead.
+    pub fn until(&self) -> Option<Instant> {
+        *self.0.borrow()
+    }
+
+    /// Waits for a renewal, a take-over or a loss. Cancel-safe.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            // the elector ended, and with it the process
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// For tests and tools that lead without an election.
+    pub fn fixed(until: Option<Instant>) -> Self {
+        Self(watch::channel(until).1)
+    }
+}
+
+/// What to do about the lease.
+#[derive(Debug, PartialEq)]
+enum Step {
+    /// There is none: make one.
+    Create,
+    /// It is ours: renew it. Or it is free: take it.
+    Claim(Box<Lease>),
+    /// Somebody else holds it.
+    Wait,
+}
+
+/// What a candidate remembers between looks. Pure.
+#[derive(Debug)]
+struct Candidate {
+    identity: String,
+    /// The lease's version when it last moved, and when that was seen.
+    seen: Option<(String, Instant)>,
+}
+
+impl Candidate {
+    fn look(&mut self, lease: Option<Lease>, now: Instant) -> Step {
+        let Some(lease) = lease else {
+            return Step::Create;
+        };
+        let spec = lease.spec.as_ref();
+        let holder = spec
+            .and_then(|s| s.holder_identity.as_deref())
+            .unwrap_or_default();
+        if holder.is_empty() || holder == self.identity {
+            return Step::Claim(Box::new(lease));
+        }
+        let version = lease.metadata.resource_version.clone().unwrap_or_default();
+        // another tool may have written a longer duration: respect it
+        let seconds = spec
+            .and_then(|s| s.lease_duration_seconds)
+            .unwrap_or(0)
+            .clamp(0, 60);
+        let patience = DURATION.max(Duration::from_secs(seconds as u64));
+        match &self.seen {
+            Some((known, since)) if *known == version => {
+                if now - *since >= patience {
+                    return Step::Claim(Box::new(lease));
+                }
+            }
+            _ => self.seen = Some((version, now)),
+        }
+        Step::Wait
+    }
+
+    /// The lease with us as its holder.
+    fn claimed(&self, mut lease: Lease, at: MicroTime) -> Lease {
+        let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
+        if spec.holder_identity.as_ref() != Some(&self.identity) {
+            spec.holder_identity = Some(self.identity.clone());
+            spec.acquire_time = Some(at.clone());
+            spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(0).saturating_add(1));
+        }
+        spec.renew_time = Some(at);
+        spec.lease_duration_seconds = Some(DURATION.as_secs() as i32);
+        lease
+    }
+}
+
+/// Runs for the lease until asked to stop.
+#[derive(Debug)]
+pub struct Elector {
+    api: Api<Lease>,
+    name: String,
+    candidate: Candidate,
+    state: watch::Sender<Option<Instant>>,
+    /// The lease as we last wrote it.
+    held: Option<Lease>,
+    /// The last failure that was logged.
+    logged: Option<String>,
+}
+
+impl Elector {
+    /// A candidate for the lease `namespace/name`. `identity` must be this process's alone.
+    pub fn new(
+        client: kube::Client,
+        namespace: &str,
+        name: &str,
+        identity: String,
+    ) -> (Self, Leadership) {
+        let (state, receiver) = watch::channel(None);
+        let elector = Self {
+            api: Api::namespaced(client, namespace),
+            name: name.to_owned(),
+            candidate: Candidate {
+                identity,
+                seen: None,
+            },
+            state,
+            held: None,
+            logged: None,
+        };
+        (elector, Leadership(receiver))
+    }
+
+    /// Runs for the lease and renews it until `done` fires or is dropped; then gives it up, so that another replica need not wait.
+    ///
+    /// # Errors
+    /// Never; failures of the API server are tried again.
+    pub async fn run(mut self, mut done: oneshot::Receiver<()>) -> anyhow::Result<()> {
+        loop {
+            let began = Instant::now();
+            tokio::select! {
+                () = self.round(began) => {}
+                _ = &mut done => break,
+            }
+            let pause = if self.held.is_some() { RENEW } else { LOOK };
+            tokio::select! {
+                () = tokio::time::sleep_until(began + pause) => {}
+                _ = &mut done => break,
+            }
+        }
+        self.state.send_replace(None);
+        self.release().await;
+        Ok(())
+    }
+
+    /// One look or renewal, begun at `now`.
+    async fn round(&mut self, now: Instant) {
+        match tokio::time::timeout(ANSWER, self.attempt(now)).await {
+            Ok(Ok(())) => self.logged = None,
+            Ok(Err(error)) => self.failed(error.to_string()),
+            Err(_) => self.failed("no answer".into()),
+        }
+        let lapsed = self
+            .state
+            .borrow()
+            .is_some_and(|until| until <= Instant::now());
+        if lapsed {
+            tracing::warn!("the lease could not be renewed in time: this replica stops writing");
+            self.state.send_replace(None);
+        }
+    }
+
+    fn failed(&mut self, message: String) {
+        // what was written is unknown: read it again
+        self.held = None;
+        if self.logged.as_ref() != Some(&message) {
+            tracing::warn!(
+                error = message,
+                lease = self.name,
+                "the lease is out of reach"
+            );
+            self.logged = Some(message);
+        }
+    }
+
+    async fn attempt(&mut self, now: Instant) -> Result<(), kube::Error> {
+        let step = match self.held.take() {
+            Some(lease) => Step::Claim(Box::new(lease)),
+            None => self
+                .candidate
+                .look(self.api.get_opt(&self.name).await?, now),
+        };
+        let at = wall_clock();
+        let how = PostParams::default();
+        let written = match step {
+            Step::Wait => {
+                self.lost();
+                return Ok(());
+            }
+            Step::Create => {
+                let blank = Lease {
+                    metadata: ObjectMeta {
+                        name: Some(self.name.clone()),
+                        ..ObjectMeta::default()
+                    },
+                    spec: None,
+                };
+                let lease = self.candidate.claimed(blank, at);
+                self.api.create(&how, &lease).await
+            }
+            Step::Claim(lease) => {
+                let lease = self.candidate.claimed(*lease, at);
+                self.api.replace(&self.name, &how, &lease).await
+            }
+        };
+        match written {
+            Ok(lease) => {
+                self.held = Some(lease);
+                self.state.send_replace(Some(now + TRUST));
+                Ok(())
+            }
+            // somebody else wrote, or the lease was deleted: look again
+            Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Somebody else holds the lease.
+    fn lost(&self) {
+        self.state.send_if_modified(|state| state.take().is_some());
+    }
+
+    async fn release(&mut self) {
+        let Some(mut lease) = self.held.take() else {
+            return;
+        };
+        if let Some(spec) = &mut lease.spec {
+            spec.holder_identity = Some(String::new());
+            spec.renew_time = Some(wall_clock());
+        }
+        let how = PostParams::default();
+        let released = self.api.replace(&self.name, &how, &lease);
+        match tokio::time::timeout(ANSWER, released).await {
+            Ok(Ok(_)) => tracing::info!(lease = self.name, "lease released"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, lease = self.name, "the lease was not released, it lapses")
+            }
+            Err(_) => tracing::warn!(lease = self.name, "the lease was not released, it lapses"),
+        }
+    }
+}
+
+/// For people who read the lease; nobody compares it.
+fn wall_clock() -> MicroTime {
+    let now = laneguard_runtime::clock::unix_ms();
+    MicroTime(jiff::Timestamp::from_millisecond(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(identity: &str) -> Candidate {
+        Candidate {
+            identity: identity.into(),
+            seen: None,
+        }
+    }
+
+    fn lease(holder: &str, version: &str) -> Lease {
+        Lease {
+            metadata: ObjectMeta {
+                resource_version: Some(version.into()),
+                ..ObjectMeta::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(holder.into()),
+                ..LeaseSpec::default()
+            }),
+        }
+    }
+
+    #[test]
+    fn a_challenger_waits_until_the_lease_has_not_moved_for_its_duration() {
+        let mut b = candidate("b");
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(b.look(Some(lease("a", "1")), at(0)), Step::Wait);
+        assert_eq!(
+            b.look(Some(lease("a", "2")), at(2900)),
+            Step::Wait,
+            "it moved"
+        );
+        assert_eq!(b.look(Some(lease("a", "2")), at(5800)), Step::Wait);
+        assert!(matches!(
+            b.look(Some(lease("a", "2")), at(5900)),
+            Step::Claim(_)
+        ));
+    }
+
+    #[test]
+    fn a_free_or_own_lease_is_claimed_at_once_and_a_missing_one_created() {
+        let mut b = candidate("b");
+        let now = Instant::now();
+        assert_eq!(b.look(None, now), Step::Create);
+        assert!(matches!(b.look(Some(lease("", "1")), now), Step::Claim(_)));
+        assert!(matches!(b.look(Some(lease("b", "1")), now), Step::Claim(_)));
+    }
+
+    #[test]
+    fn claiming_keeps_the_version_that_fences_the_write_and_counts_transitions() {
+        let claimed = candidate("b").claimed(lease("a", "7"), wall_clock());
+        assert_eq!(claimed.metadata.resource_version.as_deref(), Some("7"));
+        let spec = claimed.spec.unwrap();
+        assert_eq!(spec.holder_identity.as_deref(), Some("b"));
+        assert_eq!(spec.lease_transitions, Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leadership_ends_by_itself_when_nobody_renews() {
+        let leadership = Leadership::fixed(Some(Instant::now() + TRUST));
+        assert!(leadership.is_leader());
+        tokio::time::advance(TRUST).await;
+        assert!(!leadership.is_leader());
+    }
+}
