@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::{
+    apply::{self, Applier, Conflict},
     cluster::Cluster,
     discovery, events,
     fault::Verb,
@@ -18,7 +19,7 @@ use crate::{
     path::{self, Part, Target},
     query::{ListQuery, Parameters, Selection, WatchQuery, text},
     render::View,
-    resource::Table,
+    resource::{Kind, Table},
     scale,
     status::{self, ApiError, ApiResult},
     write::{self, DeleteOptions, Origin, Propagation, WriteOptions},
@@ -150,8 +151,11 @@ impl Call {
 
     fn write_options(&self) -> ApiResult<WriteOptions> {
         match text(&self.parameters, "dryRun") {
-            "" => Ok(WriteOptions { dry_run: false }),
-            "All" => Ok(WriteOptions { dry_run: true }),
+            "" => Ok(WriteOptions::default()),
+            "All" => Ok(WriteOptions {
+                dry_run: true,
+                ..WriteOptions::default()
+            }),
             other => Err(ApiError::bad_request(format!(
                 "invalid dryRun: Unsupported value: \"{other}\": supported values: \"All\""
             ))),
@@ -300,19 +304,70 @@ impl Call {
                 .update(&self.target, Origin::Patch, &options, |_, current| {
                     // Patches see the object as it is served, so that tests on kind or on renamed fields work.
                     let mut value = change(view.value(current))?;
-                    if !kind.storage {
-                        let type_ = (value["kind"].take(), value["apiVersion"].take());
-                        events::to_core(&mut value);
-                        let _ = type_;
-                    }
+                    to_stored(kind, &mut value);
                     Ok(value)
                 })?;
         Ok(self.show(StatusCode::OK, &object))
     }
 
+    /// Server-side apply: creates what is not there.
     fn apply(&self, body: &Bytes, options: &WriteOptions) -> ApiResult<Response> {
-        let _ = (body, options);
-        Err(ApiError::unsupported_media_type(PATCH_TYPES))
+        let kind = self.target.kind;
+        let mut config = parse_yaml(body)?;
+        let manager = text(&self.parameters, "fieldManager");
+        if manager.is_empty() {
+            let mut error = ApiError::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "Invalid",
+                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+            );
+            error.details = Some(
+                json!({"group": "meta.k8s.io", "kind": "PatchOptions", "causes": [
+                {"reason": "FieldValueRequired", "message": "Required value: is required for apply patch", "field": "fieldManager"}]}),
+            );
+            return Err(error);
+        }
+        write::check_type(kind, &mut config)?;
+        if !config["metadata"]["managedFields"].is_null() {
+            return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+        }
+        let (api_version, now) = (kind.api_version(), write::now());
+        let applier = Applier {
+            manager,
+            force: matches!(text(&self.parameters, "force"), "true" | "1"),
+            api_version: &api_version,
+            now: &now,
+        };
+        let view = View::of(kind, &HeaderMap::new());
+        let applied =
+            self.api
+                .cluster
+                .update(&self.target, Origin::Patch, options, |_, current| {
+                    let mut value = apply::apply(&view.value(current), &config, applier)
+                        .map_err(|conflicts| apply_conflict(&conflicts))?;
+                    if let Some(version) = config["metadata"]["resourceVersion"].as_str() {
+                        value["metadata"]["resourceVersion"] = json!(version);
+                    }
+                    to_stored(kind, &mut value);
+                    Ok(value)
+                });
+        match applied {
+            Err(error) if error.code == StatusCode::NOT_FOUND && self.target.part == Part::Main => {
+            }
+            other => return other.map(|object| self.show(StatusCode::OK, &object)),
+        }
+        let mut value = apply::apply(&Value::Null, &config, applier)
+            .map_err(|conflicts| apply_conflict(&conflicts))?;
+        let managed_fields = value["metadata"]["managedFields"].take();
+        value["metadata"]["name"] = json!(self.name());
+        let mut collection = self.target.clone();
+        collection.name = None;
+        let options = WriteOptions {
+            managed_fields: Some(managed_fields),
+            ..options.clone()
+        };
+        let object = self.api.cluster.create(&collection, value, &options)?;
+        Ok(self.show(StatusCode::CREATED, &object))
     }
 
     fn delete(&self, body: &Bytes) -> ApiResult<Response> {
@@ -424,6 +479,49 @@ fn parse_json(body: &Bytes) -> ApiResult<Value> {
     serde_json::from_slice(body).map_err(|error| {
         ApiError::bad_request(format!("error decoding the body of the request: {error}"))
     })
+}
+
+/// A body in YAML or JSON, which is YAML too but is parsed faster as what it is.
+fn parse_yaml(body: &Bytes) -> ApiResult<Value> {
+    if let Ok(value) = serde_json::from_slice(body) {
+        return Ok(value);
+    }
+    std::str::from_utf8(body)
+        .map_err(|error| error.to_string())
+        .and_then(|text| serde_saphyr::from_str(text).map_err(|error| error.to_string()))
+        .map_err(|why| ApiError::bad_request(format!("error decoding YAML: {why}")))
+}
+
+/// From the form of a second view to the stored one.
+fn to_stored(kind: &Kind, value: &mut Value) {
+    if !kind.storage {
+        events::to_core(value);
+    }
+}
+
+fn apply_conflict(conflicts: &[Conflict]) -> ApiError {
+    let listed: Vec<String> = conflicts
+        .iter()
+        .map(|conflict| format!("conflict with \"{}\": {}", conflict.manager, conflict.field))
+        .collect();
+    let message = match listed.as_slice() {
+        [one] => format!("Apply failed with 1 conflict: {one}"),
+        many => format!(
+            "Apply failed with {} conflicts: {}",
+            many.len(),
+            many.join("\n- ")
+        ),
+    };
+    let mut error = ApiError::new(StatusCode::CONFLICT, "Conflict", message);
+    let causes: Vec<Value> = conflicts
+        .iter()
+        .map(|conflict| {
+            json!({"reason": "FieldManagerConflict", "field": conflict.field,
+                "message": format!("conflict with \"{}\"", conflict.manager)})
+        })
+        .collect();
+    error.details = Some(json!({ "causes": causes }));
+    error
 }
 
 fn content_type(headers: &HeaderMap) -> &str {

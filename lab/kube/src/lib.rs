@@ -4,6 +4,7 @@
 //! [`Fault`]s make it misbehave. `README.md` lists what it does as a real API server and what it does not;
 //! `tests/conformance.rs` checks that, against a real one too where there is one.
 
+mod apply;
 mod cluster;
 mod controllers;
 mod defaults;
@@ -18,6 +19,7 @@ mod path;
 mod query;
 mod random;
 mod read;
+pub mod real;
 mod render;
 mod resource;
 mod scale;

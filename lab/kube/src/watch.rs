@@ -1,6 +1,6 @@
 //! Watches: a cursor over a table's history, filtered and rendered in batches.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures::Stream;
@@ -16,6 +16,9 @@ use crate::{
     status::ApiError,
     store::{Change, with_version},
 };
+
+/// A last bookmark is sent this long before a watch ends by its timeout, so that the next one can go on from there.
+const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 
 /// Changes or objects rendered at once; bounds what one watcher holds.
 const BATCH: usize = 128;
@@ -83,7 +86,11 @@ impl Cluster {
             error,
             bookmarks: query.bookmarks,
             bookmark_due: false,
-            next_bookmark: now + self.options().bookmark_interval,
+            next_bookmark: next_bookmark(
+                now,
+                self.options().bookmark_interval,
+                now + query.timeout,
+            ),
             deadline: now + query.timeout,
             changed: store.subscribe(table),
             cut: self.cuts(),
@@ -94,6 +101,14 @@ impl Cluster {
             let (chunk, last) = watcher.next().await?;
             Some((Ok(chunk), (!last).then_some(watcher)))
         })
+    }
+}
+
+fn next_bookmark(now: Instant, interval: Duration, deadline: Instant) -> Instant {
+    let regular = now + interval;
+    match deadline.checked_sub(LAST_BOOKMARK) {
+        Some(last) if last > now => regular.min(last),
+        _ => regular,
     }
 }
 
@@ -157,7 +172,8 @@ impl Watcher {
                 _ = self.stopped.changed() => return None,
                 () = tokio::time::sleep_until(self.deadline) => return None,
                 () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {
-                    self.next_bookmark = Instant::now() + self.cluster.options().bookmark_interval;
+                    let interval = self.cluster.options().bookmark_interval;
+                    self.next_bookmark = next_bookmark(Instant::now(), interval, self.deadline);
                     self.bookmark_due = true;
                 }
             }

@@ -23,6 +23,8 @@ const ATTEMPTS: usize = 50;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct WriteOptions {
     pub(crate) dry_run: bool,
+    /// What server-side apply noted about a new object.
+    pub(crate) managed_fields: Option<Value>,
 }
 
 /// Who asks for an update.
@@ -151,6 +153,9 @@ impl Cluster {
             "managedFields",
         ] {
             server_owned.remove(field);
+        }
+        if let Some(fields) = &options.managed_fields {
+            server_owned.insert("managedFields".to_owned(), fields.clone());
         }
         server_owned.insert("uid".to_owned(), json!(random::uid()));
         server_owned.insert("creationTimestamp".to_owned(), json!(now()));
