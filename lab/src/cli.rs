@@ -19,6 +19,7 @@ use crate::live::{self, Live, say};
 use crate::run::{self, Plan};
 use crate::scenario::{Name, Scenario, ScenarioArgs};
 use crate::score::Score;
+use crate::services;
 use crate::summary;
 use crate::tools;
 use crate::traffic::client::{self, ClientArgs};
@@ -84,7 +85,7 @@ struct RunArgs {
     #[arg(long, conflicts_with = "without")]
     with: bool,
     /// Run no services: the same load unprotected
-    #[arg(long)]
+    #[arg(long, env = "LANEGUARD_LAB_WITHOUT")]
     without: bool,
     #[command(flatten)]
     common: CommonArgs,
@@ -236,12 +237,13 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let scenario = Scenario::new(Name::Demo, &args.scenario);
     say(&format!(
         "The same load of {} s runs twice, first without Laneguard, then with it: {} best-effort pods with {} TCP flows each\n\
-         and {} critical requests a second share a link of {} Mbit/s. Law: Threshold, with settings for a short show.\n",
+         and {} critical requests a second share a link of {} Mbit/s. Law: {}, with settings for a short show (see --help).\n",
         scenario.seconds(),
         scenario.pods,
         scenario.flows,
         scenario.requests_per_second,
-        scenario.link.rate_bps / 1_000_000
+        scenario.link.rate_bps / 1_000_000,
+        services::setting("CONTROL_LAW").unwrap_or_default()
     ));
     let without = plan(
         &args.common,

@@ -68,6 +68,15 @@ pub fn command(tool: &Tool, namespace: Option<&Path>) -> Result<Command, Missing
     Ok(command)
 }
 
+/// What a process uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time since its start.
+    pub cpu: Duration,
+    /// Resident memory in bytes.
+    pub rss_bytes: u64,
+}
+
 /// A running child process, killed when this is dropped.
 #[derive(Debug)]
 pub struct Process {
@@ -169,6 +178,16 @@ impl Process {
         }
     }
 
+    /// What the process has used so far; none when it has ended.
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        let folder = PathBuf::from("/proc").join(self.id()?.to_string());
+        usage(
+            &fs::read_to_string(folder.join("stat")).ok()?,
+            &fs::read_to_string(folder.join("status")).ok()?,
+        )
+    }
+
     /// Waits until the process has ended.
     ///
     /// # Errors
@@ -209,6 +228,24 @@ impl Process {
     }
 }
 
+/// Reads `/proc/PID/stat` and `/proc/PID/status`.
+fn usage(stat: &str, status: &str) -> Option<Usage> {
+    // The name in parentheses may contain anything; what follows it is numbers.
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let mut ticks = after_name.split_whitespace().skip(11);
+    let user: u64 = ticks.next()?.parse().ok()?;
+    let system: u64 = ticks.next()?.parse().ok()?;
+    let resident = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = resident.split_whitespace().next()?.parse().ok()?;
+    Some(Usage {
+        // The kernel shows times in hundredths of a second on every architecture.
+        cpu: Duration::from_millis(10 * (user + system)),
+        rss_bytes: kib * 1024,
+    })
+}
+
 fn tail(log: &[u8]) -> String {
     let text = String::from_utf8_lossy(log);
     let lines: Vec<&str> = text.lines().collect();
@@ -223,6 +260,20 @@ mod tests {
         let mut command = command(&tools::find("sh").unwrap(), None).unwrap();
         command.args(["-c", script]);
         command
+    }
+
+    #[test]
+    fn usage_is_read_behind_a_name_with_parentheses() {
+        let stat = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0";
+        let expected = Usage {
+            cpu: Duration::from_secs(3),
+            rss_bytes: 2048 * 1024,
+        };
+        assert_eq!(
+            usage(stat, "Name:\tx\nVmRSS:\t    2048 kB\n"),
+            Some(expected)
+        );
+        assert_eq!(usage(stat, "Name:\tx\n"), None);
     }
 
     #[tokio::test]

@@ -340,6 +340,44 @@ impl Row for PodEvent {
     }
 }
 
+/// What a process of Laneguard has used up to one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Footprint {
+    /// When it was read.
+    pub unix_ns: u64,
+    /// The service.
+    pub service: String,
+    /// Processor time since its start, in milliseconds.
+    pub cpu_ms: u64,
+    /// Resident memory, in bytes.
+    pub rss_bytes: u64,
+}
+
+impl Row for Footprint {
+    const FILE: &'static str = "footprint.csv";
+    const COLUMNS: &'static str = "unix_ns,service,cpu_ms,rss_bytes";
+
+    fn line(&self) -> String {
+        let Self {
+            unix_ns,
+            service,
+            cpu_ms,
+            rss_bytes,
+        } = self;
+        format!("{unix_ns},{service},{cpu_ms},{rss_bytes}")
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let [unix_ns, service, cpu_ms, rss_bytes] = fields(line)?;
+        Some(Self {
+            unix_ns: unix_ns.parse().ok()?,
+            service: service.to_owned(),
+            cpu_ms: cpu_ms.parse().ok()?,
+            rss_bytes: rss_bytes.parse().ok()?,
+        })
+    }
+}
+
 fn fields<const N: usize>(line: &str) -> Option<[&str; N]> {
     line.split(',').collect::<Vec<_>>().try_into().ok()
 }
@@ -464,6 +502,12 @@ mod tests {
             sent_bytes: 6,
             drops: 7,
             backlog_bytes: 8,
+        });
+        round_trip(Footprint {
+            unix_ns: 5,
+            service: "decider".to_owned(),
+            cpu_ms: 40,
+            rss_bytes: 20_000_000,
         });
         for action in [
             PodAction::Started,

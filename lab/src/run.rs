@@ -22,7 +22,9 @@ use crate::live::{Live, Stage};
 use crate::net::{self, Network, Side};
 use crate::node::{Agent, Pods, Slot};
 use crate::process::{self, Process};
-use crate::raw::{self, PhaseKind, PhaseStart, Queue, Request, Row as _, Traffic, Writer};
+use crate::raw::{
+    self, Footprint, PhaseKind, PhaseStart, Queue, Request, Row as _, Traffic, Writer,
+};
 use crate::scenario::{CRITICAL_CLIENT, CRITICAL_SERVICE, Phase, Scenario, Sender};
 use crate::score::{self, Score};
 use crate::servers::nats::Nats;
@@ -356,6 +358,7 @@ impl Control {
 struct Recorder {
     traffic: Writer,
     queue: Writer,
+    footprint: Writer,
     endpoints: Vec<String>,
     sinks: Vec<String>,
     /// Bytes at all sinks, with the time of reading, for the last second.
@@ -378,6 +381,7 @@ impl Recorder {
         Ok(Self {
             traffic: Writer::create::<Traffic>(&lab.folder)?,
             queue: Writer::create::<Queue>(&lab.folder)?,
+            footprint: Writer::create::<Footprint>(&lab.folder)?,
             endpoints: endpoints.collect(),
             sinks,
             arrived: VecDeque::new(),
@@ -408,6 +412,9 @@ impl Recorder {
             backlog_bytes: bottleneck.backlog_bytes,
         }])?;
         lab.metrics.set_queue_drops(bottleneck.drops);
+        if let Some(control) = &lab.control {
+            self.footprint.write(&control.services.footprints())?;
+        }
 
         let goodput_bps = self.goodput(now, &rows);
         let (latency, failed) = lab.recent.last_second(now);

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::raw::{PhaseKind, PhaseStart, PodAction, PodEvent, Request, Traffic};
+use crate::raw::{Footprint, PhaseKind, PhaseStart, PodAction, PodEvent, Request, Traffic};
 
 /// Above this P95 in milliseconds a window is violating.
 pub const P95_LIMIT_MS: f64 = 10.0;
@@ -44,6 +44,8 @@ pub struct Raw {
     pub traffic: Vec<Traffic>,
     /// What happened to pods, in order of time.
     pub pods: Vec<PodEvent>,
+    /// What the services used, in order of time.
+    pub footprints: Vec<Footprint>,
 }
 
 /// The numbers of one run.
@@ -71,6 +73,17 @@ pub struct Score {
     pub steady_limit_changes_per_minute: f64,
     /// Pods that were replaced by others during the run.
     pub pods_restarted: usize,
+    /// What each service used; empty without Laneguard.
+    pub services: BTreeMap<String, Service>,
+}
+
+/// What one service used between its first and last reading.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Processor time in percent of one core.
+    pub cpu_percent: f64,
+    /// Greatest resident memory in MiB.
+    pub most_rss_mib: f64,
 }
 
 /// Quantiles of latency in milliseconds.
@@ -176,6 +189,7 @@ pub fn score(setup: &Setup, raw: &Raw) -> Result<Score, Error> {
         limit_changes_per_minute: changes_per_minute(&raw.pods, &spans),
         steady_limit_changes_per_minute: changes_per_minute(&raw.pods, &steady),
         pods_restarted: restarted(&raw.pods),
+        services: services(&raw.footprints),
         loads,
     })
 }
@@ -331,6 +345,30 @@ fn restarted(pods: &[PodEvent]) -> usize {
     seen.values().map(|uids| uids.len() - 1).sum()
 }
 
+fn services(footprints: &[Footprint]) -> BTreeMap<String, Service> {
+    let mut by_name: BTreeMap<&str, Vec<&Footprint>> = BTreeMap::new();
+    for footprint in footprints {
+        by_name
+            .entry(&footprint.service)
+            .or_default()
+            .push(footprint);
+    }
+    by_name
+        .into_iter()
+        .filter_map(|(name, readings)| {
+            let (first, last) = (readings.first()?, readings.last()?);
+            let used = last.cpu_ms.saturating_sub(first.cpu_ms) as f64;
+            let passed = last.unix_ns.saturating_sub(first.unix_ns) as f64 / 1e6;
+            let most = readings.iter().map(|reading| reading.rss_bytes).max()?;
+            let service = Service {
+                cpu_percent: percent(used, passed),
+                most_rss_mib: most as f64 / f64::from(1 << 20),
+            };
+            Some((name.to_owned(), service))
+        })
+        .collect()
+}
+
 fn percent(part: f64, whole: f64) -> f64 {
     if whole > 0.0 {
         100.0 * part / whole
@@ -410,6 +448,7 @@ mod tests {
                 })
                 .collect(),
             pods: Vec::new(),
+            footprints: Vec::new(),
         }
     }
 
@@ -545,6 +584,24 @@ mod tests {
             pod_event(14, "b", PodAction::Started),
         ];
         assert_eq!(score(&setup(), &raw).unwrap().pods_restarted, 1);
+    }
+
+    #[test]
+    fn a_services_footprint_counts_from_its_first_reading() {
+        let reading = |second: u64, cpu_ms, rss_mib: u64| Footprint {
+            unix_ns: second * S,
+            service: "decider".to_owned(),
+            cpu_ms,
+            rss_bytes: rss_mib << 20,
+        };
+        let mut raw = raw(steady(10..40, 1));
+        raw.footprints = vec![
+            reading(0, 500, 20),
+            reading(5, 600, 30),
+            reading(10, 700, 25),
+        ];
+        let service = score(&setup(), &raw).unwrap().services["decider"];
+        assert_eq!((service.cpu_percent, service.most_rss_mib), (2.0, 30.0));
     }
 
     #[test]

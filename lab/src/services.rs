@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::process::{self, Process};
+use crate::raw::{self, Footprint};
 use crate::scenario::{CRITICAL_SERVICE, NAMESPACE};
 use crate::servers::{free_address, wait_ready};
 use crate::tools::Tool;
@@ -49,7 +50,7 @@ pub struct Surroundings<'a> {
 
 /// The running services.
 #[derive(Debug)]
-pub struct Services(Vec<Process>);
+pub struct Services(Vec<(&'static str, Process)>);
 
 impl Services {
     /// Starts all three and waits until each says that it is ready.
@@ -69,7 +70,7 @@ impl Services {
         }
         fs::write(folder.join("services.env"), listing).context("cannot write services.env")?;
 
-        let mut started: Vec<(Process, SocketAddr)> = Vec::new();
+        let mut started: Vec<(&'static str, Process, SocketAddr)> = Vec::new();
         for name in NAMES {
             let admin = free_address().context("no free port")?;
             let tool = Tool {
@@ -83,17 +84,16 @@ impl Services {
                 .env_remove("NATS_CREDS")
                 .env_remove("NATS_CA");
             let log = folder.join("logs").join(format!("{name}.log"));
-            started.push((
-                Process::start(&format!("the {name}"), command, &log)?,
-                admin,
-            ));
+            let process = Process::start(&format!("the {name}"), command, &log)?;
+            started.push((name, process, admin));
         }
-        for (process, admin) in &mut started {
+        for (_, process, admin) in &mut started {
             wait_ready(process, &format!("http://{admin}/readyz")).await?;
         }
-        Ok(Self(
-            started.into_iter().map(|(process, _)| process).collect(),
-        ))
+        let services = started
+            .into_iter()
+            .map(|(name, process, _)| (name, process));
+        Ok(Self(services.collect()))
     }
 
     /// Finds out whether all still run.
@@ -101,15 +101,43 @@ impl Services {
     /// # Errors
     /// When one has ended.
     pub fn check(&mut self) -> Result<(), process::Exited> {
-        self.0.iter_mut().try_for_each(Process::check)
+        self.0
+            .iter_mut()
+            .try_for_each(|(_, process)| process.check())
+    }
+
+    /// What each has used so far.
+    #[must_use]
+    pub fn footprints(&self) -> Vec<Footprint> {
+        self.0
+            .iter()
+            .filter_map(|(name, process)| {
+                let usage = process.usage()?;
+                Some(Footprint {
+                    unix_ns: raw::unix_ns(),
+                    service: (*name).to_owned(),
+                    cpu_ms: u64::try_from(usage.cpu.as_millis()).unwrap_or(u64::MAX),
+                    rss_bytes: usage.rss_bytes,
+                })
+            })
+            .collect()
     }
 
     /// Ends all in an orderly way.
     pub async fn stop(mut self) {
-        for process in &mut self.0 {
+        for (_, process) in &mut self.0 {
             process.stop(GRACE).await;
         }
     }
+}
+
+/// A control setting: from the lab's own environment, else ours.
+#[must_use]
+pub fn setting(name: &str) -> Option<String> {
+    let ours = SETTINGS.iter().find(|(candidate, _)| *candidate == name);
+    env::var(name)
+        .ok()
+        .or_else(|| ours.map(|(_, value)| (*value).to_owned()))
 }
 
 fn environment(

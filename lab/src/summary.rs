@@ -1,5 +1,6 @@
 //! Folders of runs: what is in them, their scores, and the table that people read.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use crate::raw::{self, PhaseStart, PodEvent, Request, Traffic};
+use crate::raw::{self, Footprint, PhaseStart, PodEvent, Request, Traffic};
 use crate::scenario::Scenario;
 use crate::score::{self, Load, Raw, Score};
 
@@ -39,6 +40,7 @@ pub fn score(folder: &Path) -> anyhow::Result<Score> {
         phases: raw::read::<PhaseStart>(folder)?,
         traffic: raw::read::<Traffic>(folder)?,
         pods: raw::read::<PodEvent>(folder)?,
+        footprints: raw::read::<Footprint>(folder)?,
     };
     Ok(score::score(&scenario.setup(), &raw)?)
 }
@@ -165,6 +167,23 @@ pub fn table(runs: &[(&str, &Score)]) -> String {
             &of(&|load| format!("{:.1} Mbit/s", load.goodput_bps / 1e6)),
         );
     }
+    let services: BTreeSet<&String> = runs
+        .iter()
+        .flat_map(|(_, score)| score.services.keys())
+        .collect();
+    for name in services {
+        row(&format!("{name}: processor, memory"), &|score| {
+            score.services.get(name).map_or_else(
+                || "-".to_owned(),
+                |service| {
+                    format!(
+                        "{:.1} %, {:.0} MiB",
+                        service.cpu_percent, service.most_rss_mib
+                    )
+                },
+            )
+        });
+    }
     let mut header = format!("{:<44}", "");
     for (name, _) in runs {
         let _ = write!(header, "{name:>18}");
@@ -178,6 +197,8 @@ fn ms(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::score::Latency;
 
@@ -208,6 +229,7 @@ mod tests {
             limit_changes_per_minute: 0.0,
             steady_limit_changes_per_minute: 0.0,
             pods_restarted: 0,
+            services: BTreeMap::new(),
         }
     }
 

@@ -1,4 +1,5 @@
 //! The lab as a process: it measures, it notices what dies, and it leaves nothing behind.
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as well")]
 
 use std::fs;
 use std::path::Path;
