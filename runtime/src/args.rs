@@ -39,11 +39,18 @@ pub struct CommonArgs {
     #[command(flatten)]
     pub nats: NatsArgs,
     /// Name of this Kubernetes cluster in subjects and keys
-    #[arg(long, env = "CLUSTER", default_value = "default", value_name = "NAME")]
+    #[arg(
+        long,
+        help_heading = "Process",
+        env = "CLUSTER",
+        default_value = "default",
+        value_name = "NAME"
+    )]
     pub cluster: Token,
     /// What is logged, as in tracing's directives: info, debug, laneguard_decider=debug
     #[arg(
         long,
+        help_heading = "Process",
         env = "RUST_LOG",
         default_value = "info",
         value_name = "DIRECTIVES"
@@ -52,6 +59,7 @@ pub struct CommonArgs {
     /// How it is logged
     #[arg(
         long,
+        help_heading = "Process",
         env = "LOG_FORMAT",
         default_value = "text",
         value_name = "FORMAT"
@@ -65,6 +73,7 @@ pub struct ProducerArgs {
     /// How messages are encoded: protobuf or json; both are always read
     #[arg(
         long,
+        help_heading = "Process",
         env = "MESSAGE_ENCODING",
         default_value = "protobuf",
         value_name = "ENCODING"
