@@ -44,6 +44,8 @@ pub(crate) struct Router {
     latch: Latch,
     /// Revision of the last refused value of each key, so that a replay does not log it again.
     refused: HashMap<String, u64>,
+    /// Policies whose law is not ours.
+    external: BTreeSet<String>,
 }
 
 impl Router {
@@ -61,6 +63,7 @@ impl Router {
             synced: [false; 3],
             latch,
             refused: HashMap::new(),
+            external: BTreeSet::new(),
         }
     }
 
@@ -134,6 +137,9 @@ impl Router {
                 match result {
                     Ok(()) => {
                         self.refused.remove(&key);
+                        if source == Source::Policies {
+                            self.tell_external(token);
+                        }
                     }
                     Err((field, reason)) => {
                         if self.refused.insert(key.clone(), revision) != Some(revision) {
@@ -174,6 +180,22 @@ impl Router {
         }
     }
 
+    /// Says once that somebody else is to decide.
+    fn tell_external(&mut self, token: &str) {
+        let external = self
+            .catalogue
+            .plan(token)
+            .is_some_and(|plan| plan.law.is_none());
+        if !external {
+            self.external.remove(token);
+        } else if self.external.insert(token.to_owned()) {
+            tracing::info!(
+                policy = token,
+                "its law is External: left to somebody else's decider"
+            );
+        }
+    }
+
     fn is_synced(&self) -> bool {
         self.synced == [true; 3]
     }
@@ -203,13 +225,7 @@ impl Router {
             None => {
                 if let Some(task) = self.tasks.remove(token) {
                     let want = match self.catalogue.plan(token) {
-                        Some(_) => {
-                            tracing::info!(
-                                policy = token,
-                                "its law is External: left to somebody else's decider"
-                            );
-                            Want::Leave
-                        }
+                        Some(_) => Want::Leave,
                         None => {
                             tracing::info!(policy = token, "deleted");
                             Want::Deleted

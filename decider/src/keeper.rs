@@ -313,8 +313,12 @@ impl Keeper {
             let shutdown = self.shared.shutdown.clone();
             tokio::select! {
                 () = self.inbox.arrived() => {}
-                // an error means that the router is gone, and the process with it
-                changed = self.want.changed() => if changed.is_err() { return End::Dismissed },
+                changed = self.want.changed() => match changed {
+                    // seen here, looked at above
+                    Ok(()) => self.want.mark_changed(),
+                    // the router is gone, and the process with it
+                    Err(_) => return End::Dismissed,
+                },
                 () = wait => {}
                 changed = owned.changed() => if changed.is_err() { return End::Dismissed },
                 () = shutdown.cancelled() => return End::Dismissed,
