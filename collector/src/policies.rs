@@ -82,10 +82,10 @@ fn policy(cluster: &str, key: &Token, bytes: &[u8]) -> Result<Option<Policy>, Po
         .map(|critical| {
             Ok(Workload {
                 token: critical.token(&entry.namespace)?,
-                selector: Selector {
-                    namespace: critical.namespace_in(&entry.namespace).to_owned(),
-                    workload: critical.workload.clone(),
-                },
+                selector: Selector::new(
+                    critical.namespace_in(&entry.namespace),
+                    &critical.workload,
+                ),
                 targets: critical.targets.clone(),
             })
         })

@@ -11,7 +11,7 @@ use futures::future::join;
 use futures::stream;
 use laneguard_proto::subject::{self, Kind, Token};
 use laneguard_proto::v1;
-use laneguard_runtime::bus::{Bus, Publish};
+use laneguard_runtime::bus::{Bus, Publish, PublishError};
 use laneguard_runtime::clock::unix_ms;
 use laneguard_runtime::lease::Shards;
 use laneguard_runtime::shutdown::Shutdown;
@@ -161,7 +161,8 @@ impl Poller {
             self.interval + shift
         };
         let mut due = due + interval;
-        while due < now {
+        // one that is late begins at once
+        while due + self.interval <= now {
             self.metrics.skipped.inc();
             due += self.interval;
         }
@@ -543,7 +544,12 @@ impl Poller {
             .await
             {
                 Ok(Ok(_)) => return,
-                Ok(Err(error)) => error.to_string(),
+                Ok(Err(error)) => {
+                    if matches!(error, PublishError::Refused(_)) {
+                        tracing::error!(subject, %error, "sample refused");
+                    }
+                    error.to_string()
+                }
                 Err(_) => "no acknowledgement in time".to_owned(),
             }
         };

@@ -14,8 +14,22 @@ const DEPLOYMENT_SUFFIX: &str = "-deployment";
 pub struct Selector {
     /// Its namespace; empty: any.
     pub namespace: String,
-    /// Its name, with or without `-deployment`.
+    /// Its name, without `-deployment`.
     pub workload: String,
+}
+
+impl Selector {
+    /// The workload of this name; `robot` and `robot-deployment` are the same one.
+    pub fn new(namespace: &str, workload: &str) -> Self {
+        let base = workload.strip_suffix(DEPLOYMENT_SUFFIX);
+        Self {
+            namespace: namespace.to_owned(),
+            workload: base
+                .filter(|base| !base.is_empty())
+                .unwrap_or(workload)
+                .to_owned(),
+        }
+    }
 }
 
 /// A quoted PromQL string.
@@ -55,14 +69,10 @@ fn any_of<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
 ///
 /// A missing namespace label matches: Hubble's metrics have one only when told so.
 pub fn latency(metric: &str, selector: &Selector, window_s: i64) -> String {
-    let base = selector
-        .workload
-        .strip_suffix(DEPLOYMENT_SUFFIX)
-        .filter(|base| !base.is_empty())
-        .unwrap_or(&selector.workload);
+    let base = selector.workload.as_str();
     let deployment = format!("{base}{DEPLOYMENT_SUFFIX}");
     let name = quoted(&format!("{}(_bucket|_sum|_count)?", literal(metric)));
-    let workload = any_of([base, deployment.as_str()]);
+    let workload = any_of([base, &deployment]);
     let namespace = if selector.namespace.is_empty() {
         String::new()
     } else {
@@ -131,29 +141,25 @@ mod tests {
 
     const LATENCY: &str = "hubble_http_request_duration_seconds";
 
-    fn selector(namespace: &str, workload: &str) -> Selector {
-        Selector {
-            namespace: namespace.into(),
-            workload: workload.into(),
-        }
-    }
-
     #[test]
     fn both_workload_names_and_a_missing_namespace_label_match() {
         let expected = r#"{__name__=~"hubble_http_request_duration_seconds(_bucket|_sum|_count)?",destination_workload=~"robot-factory|robot-factory-deployment",destination_namespace=~"factory|"}[16s]"#;
         for name in ["robot-factory", "robot-factory-deployment"] {
-            assert_eq!(latency(LATENCY, &selector("factory", name), 16), expected);
+            assert_eq!(
+                latency(LATENCY, &Selector::new("factory", name), 16),
+                expected
+            );
         }
     }
 
     #[test]
     fn without_a_namespace_none_is_asked_for() {
-        assert!(!latency(LATENCY, &selector("", "robot"), 16).contains("namespace"));
+        assert!(!latency(LATENCY, &Selector::new("", "robot"), 16).contains("namespace"));
     }
 
     #[test]
     fn names_are_taken_literally() {
-        let query = latency(LATENCY, &selector("a.b", "x\"} or up{a=~\".*"), 5);
+        let query = latency(LATENCY, &Selector::new("a.b", "x\"} or up{a=~\".*"), 5);
         assert!(
             query.contains(r#"destination_namespace=~"a\\.b|""#),
             "{query}"
@@ -187,7 +193,7 @@ mod tests {
                 "a.b-deployment",
                 "x\"} or up{a=~\".*",
             ] {
-                queries.push(latency(LATENCY, &selector(namespace, workload), 300));
+                queries.push(latency(LATENCY, &Selector::new(namespace, workload), 300));
             }
         }
         for query in queries {
