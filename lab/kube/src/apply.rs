@@ -82,12 +82,8 @@ pub(crate) fn apply(
         result = json!({});
     }
     let before = own.as_ref().map(owned).unwrap_or_default();
-    for path in before
-        .difference(&set)
-        .collect::<Vec<_>>()
-        .into_iter()
-        .rev()
-    {
+    // A list item comes before its fields: once it is gone, they are not looked for.
+    for path in before.difference(&set) {
         let kept = set
             .iter()
             .chain(others.iter().flat_map(|(_, owned)| owned))

@@ -50,12 +50,7 @@ pub(crate) fn json(target: &mut Value, patch: &Value) -> Result<(), JsonPatchErr
         match field("op").unwrap_or_default() {
             "add" => add(target, path, value()?)?,
             "remove" => remove(target, path).map(drop)?,
-            "replace" => {
-                let slot = target
-                    .pointer_mut(path)
-                    .ok_or_else(|| missing("replace", path))?;
-                *slot = value()?;
-            }
+            "replace" => replace(target, path, value()?)?,
             "test" => {
                 let actual = target.pointer(path).unwrap_or(&Value::Null);
                 if *actual != operation.get("value").cloned().unwrap_or(Value::Null) {
@@ -119,6 +114,18 @@ fn add(target: &mut Value, path: &str, value: Value) -> Result<(), JsonPatchErro
             _ => Err(missing("add", path)),
         },
         _ => Err(missing("add", path)),
+    }
+}
+
+/// As the library of real servers does, and unlike the RFC: a member that is not there is added.
+fn replace(target: &mut Value, path: &str, value: Value) -> Result<(), JsonPatchError> {
+    if let Some(slot) = target.pointer_mut(path) {
+        *slot = value;
+        return Ok(());
+    }
+    match split(path).and_then(|(parent, _)| target.pointer(parent)) {
+        Some(Value::Object(_)) => add(target, path, value),
+        _ => Err(missing("replace", path)),
     }
 }
 
@@ -294,7 +301,7 @@ mod tests {
         for patch in [
             json!([{"op": "test", "path": "/a", "value": 2}]),
             json!([{"op": "remove", "path": "/b"}]),
-            json!([{"op": "replace", "path": "/b", "value": 1}]),
+            json!([{"op": "replace", "path": "/b/c", "value": 1}]),
             json!([{"op": "add", "path": "/b/c", "value": 1}]),
         ] {
             let outcome = json(&mut json!({"a": 1}), &patch);

@@ -107,7 +107,7 @@ impl View {
 
     /// Appends a bookmark, at the end of the initial events if `end`.
     pub(crate) fn bookmark(&self, out: &mut BytesMut, rv: u64, end: bool) {
-        let mut metadata = json!({"resourceVersion": rv.to_string(), "creationTimestamp": null});
+        let mut metadata = json!({"resourceVersion": rv.to_string()});
         if end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }

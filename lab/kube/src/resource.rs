@@ -174,6 +174,7 @@ pub(crate) static KINDS: &[Kind] = &[
         singular: "pod",
         short: &["po"],
         status: true,
+        generation: true,
         returns_deleted: true,
         fields: &[
             ("spec.nodeName", "/spec/nodeName"),

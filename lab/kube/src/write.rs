@@ -300,53 +300,67 @@ impl Cluster {
             let mut value = current.value();
             let grace = grace_period(kind, &current, &value, options);
             let finalizers = finalizers_for(&value, options.propagation);
-            if finalizers.is_empty() && grace == 0 && kind.table != Table::Namespaces {
-                if options.dry_run {
-                    return Ok(Deletion {
-                        object: current,
-                        gone: true,
-                    });
-                }
-                if let Ok(object) = self.store().remove(kind.table, &key, current.rv()) {
-                    return Ok(Deletion { object, gone: true });
-                }
-                continue;
-            }
-            let metadata = defaults::ensure_object(&mut value, "metadata");
-            let running = metadata
-                .get("deletionGracePeriodSeconds")
-                .and_then(Value::as_i64)
-                .filter(|_| current.is_deleting());
-            if running.is_none_or(|running| grace < running) {
-                let end = Timestamp::now()
-                    .checked_add(Span::new().seconds(grace))
-                    .unwrap_or(Timestamp::MAX);
-                metadata.insert("deletionTimestamp".to_owned(), json!(format_time(end)));
-                metadata.insert("deletionGracePeriodSeconds".to_owned(), json!(grace));
-                if let Some(generation) = metadata.get("generation").and_then(Value::as_i64) {
-                    metadata.insert("generation".to_owned(), json!(generation + 1));
-                }
-                if kind.table == Table::Namespaces {
-                    metadata.remove("deletionGracePeriodSeconds");
-                    value["status"]["phase"] = json!("Terminating");
-                }
-            }
-            value["metadata"]["finalizers"] = json!(finalizers);
-            defaults::tidy_metadata(&mut value);
-            if options.dry_run || value == current.value() {
+            let at_once = finalizers.is_empty() && grace == 0 && kind.table != Table::Namespaces;
+            if options.dry_run {
                 return Ok(Deletion {
                     object: current,
-                    gone: false,
+                    gone: at_once,
                 });
             }
-            if let Ok(object) = self.store().put(kind.table, value, Some(current.rv())) {
-                return Ok(Deletion {
-                    object,
-                    gone: false,
-                });
+            // Kinds that know a grace period are marked first, even when it is zero, so watchers see both.
+            let marks = !at_once || kind.table == Table::Pods;
+            if marks {
+                mark_deleted(kind, &current, &mut value, grace);
+                value["metadata"]["finalizers"] = json!(finalizers);
+                defaults::tidy_metadata(&mut value);
+            }
+            let mut store = self.store();
+            let marked = if !marks || value == current.value() {
+                Ok(current)
+            } else {
+                store.put(kind.table, value, Some(current.rv()))
+            };
+            let finished = marked.and_then(|object| {
+                Ok(Deletion {
+                    object: if at_once {
+                        store.remove(kind.table, &key, object.rv())?
+                    } else {
+                        object
+                    },
+                    gone: at_once,
+                })
+            });
+            if let Ok(deletion) = finished {
+                return Ok(deletion);
             }
         }
         Err(ApiError::modified(kind, name))
+    }
+}
+
+/// Sets when the object may go; a running grace period is only ever shortened.
+fn mark_deleted(kind: &Kind, current: &Object, value: &mut Value, grace: i64) {
+    let metadata = defaults::ensure_object(value, "metadata");
+    let running = metadata
+        .get("deletionGracePeriodSeconds")
+        .and_then(Value::as_i64)
+        .filter(|_| current.is_deleting());
+    if running.is_some_and(|running| grace >= running) {
+        return;
+    }
+    let end = Timestamp::now()
+        .checked_add(Span::new().seconds(grace))
+        .unwrap_or(Timestamp::MAX);
+    metadata.insert("deletionTimestamp".to_owned(), json!(format_time(end)));
+    metadata.insert("deletionGracePeriodSeconds".to_owned(), json!(grace));
+    if running.is_none()
+        && let Some(generation) = metadata.get("generation").and_then(Value::as_i64)
+    {
+        metadata.insert("generation".to_owned(), json!(generation + 1));
+    }
+    if kind.table == Table::Namespaces {
+        metadata.remove("deletionGracePeriodSeconds");
+        value["status"]["phase"] = json!("Terminating");
     }
 }
 
@@ -496,7 +510,10 @@ fn prepare_update(target: &Target, origin: Origin, old: &Value, new: &mut Value)
     if let Value::Object(map) = new {
         map.retain(|_, field| !field.is_null());
     }
-    if kind.generation && target.part != Part::Status && specification(old) != specification(new) {
+    let annotations = |value: &Value| value["metadata"]["annotations"].clone();
+    let changed = specification(old) != specification(new)
+        || kind.table == Table::Deployments && annotations(old) != annotations(new);
+    if kind.generation && target.part != Part::Status && changed {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or_default();
         new["metadata"]["generation"] = json!(generation + 1);
     }

@@ -8,7 +8,7 @@ use super::{Outcome, pods};
 use crate::{
     cluster::Cluster,
     object::Object,
-    path::Target,
+    path::{Part, Target},
     resource::Table,
     status::ApiResult,
     write::{Origin, WriteOptions},
@@ -125,11 +125,12 @@ fn announce_revision(
     } else {
         newest + 1
     };
-    for (table, object) in [
-        (Table::ReplicaSets, current.object.as_ref()),
-        (Table::Deployments, deployment),
+    // The deployment's is written with its status: its other annotations count for the generation.
+    for (table, part, object) in [
+        (Table::ReplicaSets, Part::Main, current.object.as_ref()),
+        (Table::Deployments, Part::Status, deployment),
     ] {
-        change(cluster, table, object, |value| {
+        change(cluster, table, part, object, |value| {
             if !value["metadata"]["annotations"].is_object() {
                 value["metadata"]["annotations"] = json!({});
             }
@@ -142,10 +143,12 @@ fn announce_revision(
 fn change(
     cluster: &Cluster,
     table: Table,
+    part: Part,
     object: &Object,
     mut mutate: impl FnMut(&mut Value),
 ) -> ApiResult<()> {
-    let target = Target::object(table, object.key());
+    let mut target = Target::object(table, object.key());
+    target.part = part;
     cluster
         .update(
             &target,
@@ -163,9 +166,15 @@ fn scale(cluster: &Cluster, set: &Set, replicas: i64) -> ApiResult<()> {
     if set.replicas == replicas {
         return Ok(());
     }
-    change(cluster, Table::ReplicaSets, &set.object, |value| {
-        value["spec"]["replicas"] = json!(replicas);
-    })
+    change(
+        cluster,
+        Table::ReplicaSets,
+        Part::Main,
+        &set.object,
+        |value| {
+            value["spec"]["replicas"] = json!(replicas);
+        },
+    )
 }
 
 /// One step of the rollout; the next follows from the change it makes.

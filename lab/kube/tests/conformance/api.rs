@@ -13,7 +13,7 @@ use kube::{
     client::Body,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use laneguard_lab_kube::{Cluster, Server, real::RealApiServer};
+use laneguard_lab_kube::{Server, real::RealApiServer};
 use serde_json::{Value, json};
 
 use crate::Needs;
@@ -31,8 +31,8 @@ pub(crate) struct Backend {
     policies: bool,
     controllers: bool,
     idle_nodes: bool,
-    /// Kept for as long as it serves.
-    stand_in: Option<Server>,
+    /// Kept for as long as they serve.
+    _stand_in: Option<Server>,
     _real: Option<RealApiServer>,
 }
 
@@ -53,10 +53,14 @@ impl Backend {
             policies: true,
             controllers: true,
             idle_nodes: true,
-            stand_in: Some(server),
+            _stand_in: Some(server),
             _real: None,
         };
         backend.add_nodes().await?;
+        if let Some(server) = &backend._stand_in {
+            // A real server has forgotten its first version by the time it serves a custom resource.
+            server.cluster().compact();
+        }
         Ok(backend)
     }
 
@@ -72,7 +76,7 @@ impl Backend {
             policies: true,
             controllers,
             idle_nodes: controllers,
-            stand_in: None,
+            _stand_in: None,
             _real: Some(server),
         };
         backend.add_policies().await?;
@@ -92,7 +96,7 @@ impl Backend {
             controllers: true,
             // Its kubelets would fight a case that plays one.
             idle_nodes: false,
-            stand_in: None,
+            _stand_in: None,
             _real: None,
         };
         let policies = "/apis/laneguard.dev/v1alpha1/qospolicies?limit=1";
@@ -255,7 +259,6 @@ impl Answer {
 pub(crate) struct Api {
     client: Client,
     namespace: String,
-    stand_in: Option<Cluster>,
     others: std::sync::Mutex<Vec<String>>,
 }
 
@@ -266,10 +269,6 @@ impl Api {
         let api = Self {
             client: backend.client.clone(),
             namespace: String::new(),
-            stand_in: backend
-                .stand_in
-                .as_ref()
-                .map(|server| server.cluster().clone()),
             others: std::sync::Mutex::default(),
         };
         let namespace = api.another_namespace().await?;
@@ -393,13 +392,6 @@ impl Api {
         let lines = Box::pin(data).into_async_read().lines();
         Ok(Watch(lines.boxed()))
     }
-
-    /// Makes everything up to now too old to watch from; a real server has forgotten version 1 by itself.
-    pub(crate) fn compact(&self) {
-        if let Some(cluster) = &self.stand_in {
-            cluster.compact();
-        }
-    }
 }
 
 /// An open watch.
@@ -417,18 +409,21 @@ impl Watch {
         })
     }
 
-    /// The object of the next event, which must be this one about this name.
+    /// The object of the next event, which must be this one about this name. Bookmarks may come at any time.
     pub(crate) async fn expect(&mut self, event: &str, name: &str) -> Result<Value> {
-        let Some(next) = self.next().await? else {
-            bail!("the watch ended instead of {event} {name}");
-        };
-        ensure!(
-            next["type"] == event && next["object"]["metadata"]["name"] == name,
-            "{} {} instead of {event} {name}: {next}",
-            next["type"],
-            next["object"]["metadata"]["name"]
-        );
-        Ok(next["object"].clone())
+        while let Some(next) = self.next().await? {
+            if next["type"] == "BOOKMARK" {
+                continue;
+            }
+            ensure!(
+                next["type"] == event && next["object"]["metadata"]["name"] == name,
+                "{} {} instead of {event} {name}: {next}",
+                next["type"],
+                next["object"]["metadata"]["name"]
+            );
+            return Ok(next["object"].clone());
+        }
+        bail!("the watch ended instead of {event} {name}");
     }
 }
 

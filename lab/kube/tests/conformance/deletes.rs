@@ -40,9 +40,21 @@ pub(crate) async fn preconditions(api: &Api) -> Result<()> {
 }
 
 pub(crate) async fn unbound_pod(api: &Api) -> Result<()> {
-    api.pod("a").await?;
+    let start = api.pod("a").await?;
+    let query = format!(
+        "{}?watch=1&resourceVersion={}",
+        api.path("pods"),
+        version(&start)
+    );
+    let mut watch = api.watch(&query).await?;
     let answer = api.delete(&api.path("pods/a")).await?.ok(200)?;
     ensure!(answer["kind"] == "Pod", "{answer}");
+    let going = watch.expect("MODIFIED", "a").await?;
+    ensure!(
+        going["metadata"]["deletionGracePeriodSeconds"] == 0,
+        "{going}"
+    );
+    watch.expect("DELETED", "a").await?;
     api.get(&api.path("pods/a"))
         .await?
         .refused(404, "NotFound")
@@ -86,8 +98,13 @@ pub(crate) async fn bound_pod(api: &Api) -> Result<()> {
     api.delete_with(&path, &json!({"gracePeriodSeconds": 0}))
         .await?
         .ok(200)?;
+    let last = watch.expect("MODIFIED", "a").await?;
+    ensure!(
+        last["metadata"]["deletionGracePeriodSeconds"] == 0,
+        "{last}"
+    );
     let gone = watch.expect("DELETED", "a").await?;
-    ensure!(number(&gone) > number(&going), "{gone}");
+    ensure!(number(&gone) > number(&last), "{gone}");
     api.get(&path).await?.refused(404, "NotFound").map(drop)
 }
 

@@ -80,7 +80,7 @@ const TABLE: &[Case] = table! {
     Nothing writes::status: "the main resource ignores status, /status ignores the spec",
     Policies writes::custom_status: "custom resources: /status changes status only, the generation follows the spec",
     Nothing writes::scale: "scale: get, patch, put",
-    Nothing writes::generation: "generation rises with the spec only",
+    Nothing writes::generation: "generation rises with the spec, for deployments also with annotations",
     Nothing writes::immutable: "a pod's spec and a deployment's selector are immutable",
     Nothing writes::bind: "binding puts a pod on a node, once",
     Nothing writes::events: "events are the same objects in v1 and events.k8s.io/v1",
@@ -92,7 +92,7 @@ const TABLE: &[Case] = table! {
 
     Nothing deletes::answers: "deleting a config map answers a Status with its uid, again is 404",
     Nothing deletes::preconditions: "delete with other uid or version is 409 and deletes nothing",
-    Nothing deletes::unbound_pod: "a pod without node goes at once",
+    Nothing deletes::unbound_pod: "a pod without node goes at once, after a last MODIFIED",
     Nothing deletes::bound_pod: "a pod on a node waits for its grace period; grace 0 ends it",
     Nothing deletes::finalizers: "finalizers hold a deleted object until the last is removed",
     Nothing deletes::collection: "deleting a collection honours the selector",

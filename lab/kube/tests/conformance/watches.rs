@@ -186,7 +186,6 @@ pub(crate) async fn bookmark(api: &Api) -> Result<()> {
 }
 
 pub(crate) async fn too_old(api: &Api) -> Result<()> {
-    api.compact();
     let path = api.path("qospolicies");
     let mut watch = api
         .watch(&format!("{path}?watch=1&resourceVersion=1"))

@@ -347,7 +347,7 @@ pub(crate) async fn json_patch(api: &Api) -> Result<()> {
         json!([{"op": "test", "path": "/metadata/uid", "value": "other"}]),
         json!([{"op": "test", "path": "/metadata/annotations/none", "value": "x"}]),
         json!([{"op": "remove", "path": "/metadata/annotations/none"}]),
-        json!([{"op": "replace", "path": "/metadata/annotations/none", "value": "x"}]),
+        json!([{"op": "replace", "path": "/metadata/none/none", "value": "x"}]),
         json!([{"op": "add", "path": "/metadata/none/none", "value": "x"}]),
     ] {
         let status = api
@@ -363,6 +363,10 @@ pub(crate) async fn json_patch(api: &Api) -> Result<()> {
         .await?
         .refused(400, "BadRequest")?;
     ensure!(version(&api.get(&path).await?.ok(200)?) == version(&second));
+    // Not what the RFC says: replacing a member that is not there adds it.
+    let replace = json!([{"op": "replace", "path": "/metadata/annotations/none", "value": "x"}]);
+    let third = api.patch(&path, JSON_PATCH, &replace).await?.ok(200)?;
+    ensure!(third["metadata"]["annotations"]["none"] == "x", "{third}");
     Ok(())
 }
 
@@ -591,28 +595,35 @@ pub(crate) async fn scale(api: &Api) -> Result<()> {
 }
 
 pub(crate) async fn generation(api: &Api) -> Result<()> {
+    let annotation = json!({"metadata": {"annotations": {"k": "v"}}});
+    let label = json!({"metadata": {"labels": {"k": "v"}}});
+    let template = json!({"spec": {"template": {"metadata": {"annotations": {"k": "v"}}}}});
+    let mut set = deployment("s");
+    set["spec"]["serviceName"] = json!("s");
+    api.post(&api.path("statefulsets"), &set).await?.ok(201)?;
     api.post(&api.path("deployments"), &deployment("d"))
         .await?
         .ok(201)?;
-    let path = api.path("deployments/d");
-    let annotated = api
-        .patch(
-            &path,
-            MERGE,
-            &json!({"metadata": {"annotations": {"k": "v"}}}),
-        )
-        .await?
-        .ok(200)?;
-    ensure!(annotated["metadata"]["generation"] == 1, "{annotated}");
-    let template = json!({"spec": {"template": {"metadata": {"annotations": {"k": "v"}}}}});
-    let changed = api.patch(&path, MERGE, &template).await?.ok(200)?;
-    ensure!(changed["metadata"]["generation"] == 2, "{changed}");
-    let status = json!({"status": {"observedGeneration": 2}});
+    for (path, patch, expected) in [
+        ("statefulsets/s", &annotation, 1),
+        ("statefulsets/s", &template, 2),
+        // A deployment's annotations count as well: its controller copies them.
+        ("deployments/d", &label, 1),
+        ("deployments/d", &annotation, 2),
+        ("deployments/d", &template, 3),
+    ] {
+        let changed = api.patch(&api.path(path), MERGE, patch).await?.ok(200)?;
+        ensure!(
+            changed["metadata"]["generation"] == expected,
+            "{path} {patch}: {changed}"
+        );
+    }
+    let status = json!({"status": {"observedGeneration": 3}});
     let status = api
         .patch(&api.path("deployments/d/status"), MERGE, &status)
         .await?
         .ok(200)?;
-    ensure!(status["metadata"]["generation"] == 2, "{status}");
+    ensure!(status["metadata"]["generation"] == 3, "{status}");
     let map = api.config_map("a", json!({})).await?;
     ensure!(map["metadata"]["generation"].is_null(), "{map}");
     Ok(())
