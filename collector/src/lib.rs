@@ -10,12 +10,13 @@
 //! | What do best-effort pods send? | [`usage`] |
 //! | How often, how many at once, for how long? | [`poll`] |
 //! | When within a scrape interval? | [`phase`] |
-//! | Which policies, which pods? | [`policies`] |
+//! | Which policies, which pods? | [`policies`], [`entries`] |
 //! | Which flag? Which metric? | [`args`], [`metrics`] |
 //!
 //! Knows no control law and no Kubernetes.
 
 pub mod args;
+pub mod entries;
 pub mod histogram;
 pub mod metrics;
 pub mod pace;

@@ -1,7 +1,4 @@
 //! What to measure: policies and placement, as they stand in their buckets.
-//!
-//! An entry that is invalid is refused and the last good one stays. Only a deletion marker removes: an entry that is merely gone
-//! may have been lost with its bucket.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,10 +10,12 @@ use laneguard_proto::policy::{Entry, Mode, PolicyError, Target};
 use laneguard_proto::storage::{POLICIES, STATE, shard_of};
 use laneguard_proto::subject::Token;
 use laneguard_runtime::Process;
-use laneguard_runtime::bus::{Bus, Change};
+use laneguard_runtime::bus::{Bucket, Bus};
 use laneguard_runtime::readiness::Latch;
+use laneguard_runtime::shutdown::Shutdown;
 use tokio::sync::watch;
 
+use crate::entries::{Applied, Entries, Wrong};
 use crate::metrics::Metrics;
 use crate::query::Selector;
 
@@ -120,43 +119,40 @@ pub fn watch(process: &Process, bus: &Bus, latch: Latch, metrics: &Metrics) -> K
             });
             policies_out.send_replace(Arc::new(all.clone()));
         };
-        let read = move |key: &Token, bytes: &[u8]| {
-            policy(cluster.as_str(), key, bytes).map_err(|e| (e.field, e.problem))
-        };
         Follow {
             kind: "policy",
-            read,
+            prefix: format!("{}.", bus.cluster()),
+            read: move |key: &Token, bytes: &[u8]| {
+                policy(cluster.as_str(), key, bytes).map_err(|e| Wrong {
+                    field: e.field,
+                    problem: e.problem,
+                })
+            },
             publish,
         }
     };
     let follow_placements = Follow {
         kind: "placement",
+        prefix: format!("placement.{}.", bus.cluster()),
         read: |_: &Token, bytes: &[u8]| {
             serde_json::from_slice::<Placement>(bytes)
                 .map(Some)
-                .map_err(|e| ("entry".to_owned(), format!("is not a placement: {e}")))
+                .map_err(|e| Wrong {
+                    field: "entry".into(),
+                    problem: format!("is not a placement: {e}"),
+                })
         },
         publish: move |all: &BTreeMap<Token, Arc<Placement>>| {
             placements_out.send_replace(Arc::new(all.clone()));
         },
     };
-    let prefix = format!("{}.", bus.cluster());
-    let task = follow_policies.run(
-        bus.bucket(POLICIES).watch(&format!("{prefix}*")),
-        prefix,
-        Some(latch),
-        metrics.clone(),
+    let (buckets, shutdown) = (
+        (bus.bucket(POLICIES), bus.bucket(STATE)),
         process.shutdown(),
     );
+    let task = follow_policies.run(buckets.0, Some(latch), metrics.clone(), shutdown.clone());
     process.spawn("policies", task);
-    let prefix = format!("placement.{}.", bus.cluster());
-    let task = follow_placements.run(
-        bus.bucket(STATE).watch(&format!("{prefix}*")),
-        prefix,
-        None,
-        metrics.clone(),
-        process.shutdown(),
-    );
+    let task = follow_placements.run(buckets.1, None, metrics.clone(), shutdown);
     process.spawn("placements", task);
     Known {
         policies,
@@ -165,10 +161,10 @@ pub fn watch(process: &Process, bus: &Bus, latch: Latch, metrics: &Metrics) -> K
     }
 }
 
-/// Keeps the valid entries of one kind.
+/// Keeps the entries of one kind up to date.
 struct Follow<R, P> {
     kind: &'static str,
-    /// The entry under a key; `None` when it asks for nothing; else the field and what is wrong with it.
+    prefix: String,
     read: R,
     publish: P,
 }
@@ -176,89 +172,46 @@ struct Follow<R, P> {
 impl<R, P> Follow<R, P> {
     async fn run<T>(
         self,
-        mut watch: laneguard_runtime::bus::Watch,
-        prefix: String,
+        bucket: Bucket,
         latch: Option<Latch>,
         metrics: Metrics,
-        shutdown: laneguard_runtime::shutdown::Shutdown,
+        shutdown: Shutdown,
     ) -> anyhow::Result<()>
     where
-        R: Fn(&Token, &[u8]) -> Result<Option<T>, (String, String)>,
+        R: Fn(&Token, &[u8]) -> Result<Option<T>, Wrong>,
         P: Fn(&BTreeMap<Token, Arc<T>>),
     {
-        let mut all: BTreeMap<Token, Arc<T>> = BTreeMap::new();
-        // the revision that was refused, so that a re-list does not log it again
-        let mut refused: BTreeMap<String, u64> = BTreeMap::new();
-        // before everything stored is known the result would only flicker
-        let mut synced = false;
+        let kind = self.kind;
+        let mut watch = bucket.watch(&format!("{}*", self.prefix));
+        let mut entries = Entries::new(self.prefix);
         loop {
             let change = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 change = watch.next() => change,
             };
-            match change {
-                None => bail!("the watch on {} entries ended", self.kind),
-                Some(Change::Synced { .. }) => {
-                    synced = true;
-                    if let Some(latch) = &latch {
-                        latch.ready();
+            let Some(change) = change else {
+                bail!("the watch on {kind} entries ended");
+            };
+            match entries.apply(change, &self.read) {
+                Applied::Unchanged => {}
+                Applied::Changed => {
+                    if let Some(known) = entries.known() {
+                        (self.publish)(known);
+                        latch.iter().for_each(Latch::ready);
                     }
                 }
-                Some(Change::Deleted { key }) => {
-                    refused.remove(&key);
-                    let Some(token) = token(&prefix, &key) else {
-                        continue;
-                    };
-                    if all.remove(&token).is_some() {
-                        tracing::info!(kind = self.kind, key, "entry deleted");
-                    }
-                }
-                Some(Change::Put {
+                Applied::Refused {
                     key,
-                    bytes,
                     revision,
-                }) => {
-                    let Some(token) = token(&prefix, &key) else {
-                        continue;
-                    };
-                    match (self.read)(&token, &bytes) {
-                        Ok(Some(entry)) => {
-                            refused.remove(&key);
-                            all.insert(token, Arc::new(entry));
-                            tracing::debug!(kind = self.kind, key, revision, "entry read");
-                        }
-                        Ok(None) => {
-                            refused.remove(&key);
-                            all.remove(&token);
-                        }
-                        Err((field, problem)) => {
-                            if refused.insert(key.clone(), revision) != Some(revision) {
-                                metrics.refuse(self.kind);
-                                let kept = all.contains_key(&token);
-                                tracing::error!(
-                                    kind = self.kind,
-                                    key,
-                                    revision,
-                                    field,
-                                    problem,
-                                    kept,
-                                    "entry refused"
-                                );
-                            }
-                            continue;
-                        }
-                    }
+                    wrong: Wrong { field, problem },
+                    kept,
+                } => {
+                    metrics.refuse(kind);
+                    tracing::error!(kind, key, revision, field, problem, kept, "entry refused");
                 }
-            }
-            if synced {
-                (self.publish)(&all);
             }
         }
     }
-}
-
-fn token(prefix: &str, key: &str) -> Option<Token> {
-    key.strip_prefix(prefix)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -146,27 +146,12 @@ impl Poller {
                 () = sleep_until(due) => {}
             }
             let shift_ms = self.poll(&mut memory).await;
-            due = self.next(due, shift_ms, Instant::now());
+            let (next, skipped) = next_poll(due, self.interval, shift_ms, Instant::now());
+            self.metrics.skipped.inc_by(skipped);
+            due = next;
         }
         self.bus.flush().await;
         Ok(())
-    }
-
-    /// When the next poll begins.
-    fn next(&self, due: Instant, shift_ms: i64, now: Instant) -> Instant {
-        let shift = Duration::from_millis(shift_ms.unsigned_abs());
-        let interval = if shift_ms < 0 {
-            self.interval.saturating_sub(shift)
-        } else {
-            self.interval + shift
-        };
-        let mut due = due + interval;
-        // one that is late begins at once
-        while due + self.interval <= now {
-            self.metrics.skipped.inc();
-            due += self.interval;
-        }
-        due
     }
 
     /// Polls once; gives by how many milliseconds the next poll should come later or earlier.
@@ -558,6 +543,22 @@ impl Poller {
     }
 }
 
+/// When the poll after the one that was due begins, and how many are left out: one that is late begins at once.
+fn next_poll(due: Instant, interval: Duration, shift_ms: i64, now: Instant) -> (Instant, u64) {
+    let shift = Duration::from_millis(shift_ms.unsigned_abs());
+    let mut next = if shift_ms < 0 {
+        due + interval.saturating_sub(shift)
+    } else {
+        due + interval + shift
+    };
+    let mut skipped = 0;
+    while next + interval <= now {
+        next += interval;
+        skipped += 1;
+    }
+    (next, skipped)
+}
+
 /// How a question was answered.
 struct Asked {
     result: Result<Answer, Error>,
@@ -610,4 +611,39 @@ fn usage(rates: Option<&PodRates>, placements: &Placements, policy: &Token) -> V
             .filter_map(|class| rates.of_class(class))
             .collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polls_that_would_overlap_a_late_one_are_left_out_and_the_next_begins_at_once() {
+        let due = Instant::now();
+        let second = Duration::from_secs(1);
+        let after = |ms| due + Duration::from_millis(ms);
+        let next = |shift_ms, ms| next_poll(due, second, shift_ms, after(ms));
+        assert_eq!(next(0, 20), (after(1000), 0));
+        assert_eq!(next(150, 20), (after(1150), 0));
+        assert_eq!(next(-300, 20), (after(700), 0));
+        // late by less than an interval: at once
+        assert_eq!(next(0, 1900), (after(1000), 0));
+        assert_eq!(next(0, 3500), (after(3000), 2));
+    }
+
+    #[test]
+    fn a_signal_that_is_missing_or_not_a_number_is_unknown() {
+        let one = |name: &str, value| crate::series::Series {
+            labels: [(query::SIGNAL.to_owned(), name.to_owned())].into(),
+            values: vec![(0, value)],
+            histograms: Vec::new(),
+        };
+        let answer = Answer {
+            series: vec![one(query::DROPS, 30.0), one(query::FLOWS, f64::NAN)],
+            warnings: Vec::new(),
+        };
+        assert_eq!(signal(&answer, query::DROPS), Some(30.0));
+        assert_eq!(signal(&answer, query::FLOWS), None);
+        assert_eq!(signal(&answer, query::NOW), None);
+    }
 }
