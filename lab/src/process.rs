@@ -228,6 +228,31 @@ impl Process {
     }
 }
 
+/// How much time all processors have spent busy, and in all, since the machine started.
+///
+/// # Errors
+/// When `/proc/stat` cannot be read or has another form.
+pub fn machine_time() -> io::Result<(Duration, Duration)> {
+    parse_machine_time(&fs::read_to_string("/proc/stat")?)
+        .ok_or_else(|| io::Error::other("/proc/stat has another form than expected"))
+}
+
+fn parse_machine_time(stat: &str) -> Option<(Duration, Duration)> {
+    // user nice system idle iowait irq softirq steal; what follows is counted in user and nice already.
+    let ticks: Vec<u64> = stat
+        .lines()
+        .next()?
+        .strip_prefix("cpu ")?
+        .split_whitespace()
+        .take(8)
+        .map(|ticks| ticks.parse().ok())
+        .collect::<Option<_>>()?;
+    let total: u64 = ticks.iter().sum();
+    let idle = ticks.get(3)? + ticks.get(4)?;
+    let time = |ticks| Duration::from_millis(10 * ticks);
+    Some((time(total - idle), time(total)))
+}
+
 /// Reads `/proc/PID/stat` and `/proc/PID/status`.
 fn usage(stat: &str, status: &str) -> Option<Usage> {
     // The name in parentheses may contain anything; what follows it is numbers.
@@ -260,6 +285,14 @@ mod tests {
         let mut command = command(&tools::find("sh").unwrap(), None).unwrap();
         command.args(["-c", script]);
         command
+    }
+
+    #[test]
+    fn waiting_for_a_disk_is_not_busy_and_stolen_time_is() {
+        let stat = "cpu  100 10 50 800 20 5 5 10 3 0\ncpu0 1 1 1 1\n";
+        let (busy, total) = parse_machine_time(stat).unwrap();
+        assert_eq!(busy, Duration::from_millis(1800));
+        assert_eq!(total, Duration::from_millis(10_000));
     }
 
     #[test]

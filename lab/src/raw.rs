@@ -378,6 +378,40 @@ impl Row for Footprint {
     }
 }
 
+/// How much processor time the whole machine has spent up to one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Machine {
+    /// When it was read.
+    pub unix_ns: u64,
+    /// Busy, on all cores together, in milliseconds; time that a hypervisor took counts as busy.
+    pub busy_ms: u64,
+    /// Busy and idle, on all cores together, in milliseconds.
+    pub total_ms: u64,
+}
+
+impl Row for Machine {
+    const FILE: &'static str = "machine.csv";
+    const COLUMNS: &'static str = "unix_ns,busy_ms,total_ms";
+
+    fn line(&self) -> String {
+        let Self {
+            unix_ns,
+            busy_ms,
+            total_ms,
+        } = self;
+        format!("{unix_ns},{busy_ms},{total_ms}")
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let [unix_ns, busy_ms, total_ms] = fields(line)?;
+        Some(Self {
+            unix_ns: unix_ns.parse().ok()?,
+            busy_ms: busy_ms.parse().ok()?,
+            total_ms: total_ms.parse().ok()?,
+        })
+    }
+}
+
 fn fields<const N: usize>(line: &str) -> Option<[&str; N]> {
     line.split(',').collect::<Vec<_>>().try_into().ok()
 }
@@ -508,6 +542,11 @@ mod tests {
             service: "decider".to_owned(),
             cpu_ms: 40,
             rss_bytes: 20_000_000,
+        });
+        round_trip(Machine {
+            unix_ns: 5,
+            busy_ms: 6,
+            total_ms: 7,
         });
         for action in [
             PodAction::Started,

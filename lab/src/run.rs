@@ -23,7 +23,7 @@ use crate::net::{self, Network, Side};
 use crate::node::{Agent, Pods, Slot};
 use crate::process::{self, Process};
 use crate::raw::{
-    self, Footprint, PhaseKind, PhaseStart, Queue, Request, Row as _, Traffic, Writer,
+    self, Footprint, Machine, PhaseKind, PhaseStart, Queue, Request, Row as _, Traffic, Writer,
 };
 use crate::scenario::{CRITICAL_CLIENT, CRITICAL_SERVICE, Phase, Scenario, Sender};
 use crate::score::{self, Score};
@@ -345,7 +345,13 @@ impl Control {
             prometheus_url: &prometheus.url(),
             kubeconfig: &cluster.kubeconfig,
         };
-        let services = Services::start(plan.binaries.as_deref(), surroundings, folder).await?;
+        let services = Services::start(
+            plan.binaries.as_deref(),
+            &plan.scenario,
+            surroundings,
+            folder,
+        )
+        .await?;
         Ok(Self {
             nats,
             services,
@@ -359,6 +365,7 @@ struct Recorder {
     traffic: Writer,
     queue: Writer,
     footprint: Writer,
+    machine: Writer,
     endpoints: Vec<String>,
     sinks: Vec<String>,
     /// Bytes at all sinks, with the time of reading, for the last second.
@@ -382,6 +389,7 @@ impl Recorder {
             traffic: Writer::create::<Traffic>(&lab.folder)?,
             queue: Writer::create::<Queue>(&lab.folder)?,
             footprint: Writer::create::<Footprint>(&lab.folder)?,
+            machine: Writer::create::<Machine>(&lab.folder)?,
             endpoints: endpoints.collect(),
             sinks,
             arrived: VecDeque::new(),
@@ -412,6 +420,12 @@ impl Recorder {
             backlog_bytes: bottleneck.backlog_bytes,
         }])?;
         lab.metrics.set_queue_drops(bottleneck.drops);
+        let (busy, total) = process::machine_time()?;
+        self.machine.write([&Machine {
+            unix_ns: now,
+            busy_ms: millis(busy),
+            total_ms: millis(total),
+        }])?;
         if let Some(control) = &lab.control {
             self.footprint.write(&control.services.footprints())?;
         }
@@ -570,6 +584,10 @@ fn start_client(
         command,
         &logs.join("client.log"),
     )?)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn this_program() -> anyhow::Result<Tool> {

@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::raw::{Footprint, PhaseKind, PhaseStart, PodAction, PodEvent, Request, Traffic};
+use crate::raw::{
+    Footprint, Machine, PhaseKind, PhaseStart, PodAction, PodEvent, Request, Traffic,
+};
 
 /// Above this P95 in milliseconds a window is violating.
 pub const P95_LIMIT_MS: f64 = 10.0;
@@ -46,6 +48,8 @@ pub struct Raw {
     pub pods: Vec<PodEvent>,
     /// What the services used, in order of time.
     pub footprints: Vec<Footprint>,
+    /// What the whole machine did, in order of time.
+    pub machine: Vec<Machine>,
 }
 
 /// The numbers of one run.
@@ -73,6 +77,9 @@ pub struct Score {
     pub steady_limit_changes_per_minute: f64,
     /// Pods that were replaced by others during the run.
     pub pods_restarted: usize,
+    /// How busy the whole machine was on average during the load, in percent. Above some 80 the processors, not the
+    /// network, make requests late.
+    pub machine_busy_percent: f64,
     /// What each service used; empty without Laneguard.
     pub services: BTreeMap<String, Service>,
 }
@@ -189,6 +196,7 @@ pub fn score(setup: &Setup, raw: &Raw) -> Result<Score, Error> {
         limit_changes_per_minute: changes_per_minute(&raw.pods, &spans),
         steady_limit_changes_per_minute: changes_per_minute(&raw.pods, &steady),
         pods_restarted: restarted(&raw.pods),
+        machine_busy_percent: machine_busy(&raw.machine, &spans),
         services: services(&raw.footprints),
         loads,
     })
@@ -345,6 +353,20 @@ fn restarted(pods: &[PodEvent]) -> usize {
     seen.values().map(|uids| uids.len() - 1).sum()
 }
 
+fn machine_busy(machine: &[Machine], spans: &[(u64, u64)]) -> f64 {
+    let (mut busy, mut total) = (0, 0);
+    for (start, end) in spans {
+        let mut within = machine
+            .iter()
+            .filter(|reading| (*start..*end).contains(&reading.unix_ns));
+        if let (Some(first), Some(last)) = (within.next(), within.next_back()) {
+            busy += last.busy_ms.saturating_sub(first.busy_ms);
+            total += last.total_ms.saturating_sub(first.total_ms);
+        }
+    }
+    percent(busy as f64, total as f64)
+}
+
 fn services(footprints: &[Footprint]) -> BTreeMap<String, Service> {
     let mut by_name: BTreeMap<&str, Vec<&Footprint>> = BTreeMap::new();
     for footprint in footprints {
@@ -449,6 +471,7 @@ mod tests {
                 .collect(),
             pods: Vec::new(),
             footprints: Vec::new(),
+            machine: Vec::new(),
         }
     }
 
@@ -602,6 +625,24 @@ mod tests {
         ];
         let service = score(&setup(), &raw).unwrap().services["decider"];
         assert_eq!((service.cpu_percent, service.most_rss_mib), (2.0, 30.0));
+    }
+
+    #[test]
+    fn the_machine_is_judged_by_the_load_phases_alone() {
+        let reading = |second: u64, busy_ms, total_ms| Machine {
+            unix_ns: second * S,
+            busy_ms,
+            total_ms,
+        };
+        let mut raw = raw(steady(10..40, 1));
+        raw.machine = vec![
+            reading(0, 0, 0),
+            reading(10, 20_000, 20_000),
+            reading(20, 25_000, 40_000),
+            reading(35, 70_000, 70_000),
+        ];
+        let score = score(&setup(), &raw).unwrap();
+        assert_eq!(score.machine_busy_percent, 25.0);
     }
 
     #[test]

@@ -12,7 +12,8 @@ use anyhow::Context as _;
 
 use crate::process::{self, Process};
 use crate::raw::{self, Footprint};
-use crate::scenario::{CRITICAL_SERVICE, NAMESPACE};
+use crate::scenario::{CRITICAL_SERVICE, NAMESPACE, Scenario};
+use crate::score::{JITTER_LIMIT_MS, P95_LIMIT_MS};
 use crate::servers::{free_address, wait_ready};
 use crate::tools::Tool;
 
@@ -23,19 +24,24 @@ const NAMES: [&str; 3] = ["actuator", "decider", "collector"];
 /// How long a service may take to end.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The control settings that fit runs of a minute or two: every pod starts at half of the default link, and the law
-/// may act every three seconds. Any of them in the lab's own environment wins.
-pub const SETTINGS: &[(&str, &str)] = &[
-    ("CONTROL_LAW", "Threshold"),
-    ("TARGET_LATENCY_MS", "10"),
-    ("TARGET_JITTER_MS", "5"),
-    ("MIN_BANDWIDTH_MBPS", "10"),
-    ("MAX_BANDWIDTH_MBPS", "100"),
-    ("AGGRESSIVE_DECREASE_MBPS", "20"),
-    ("GENTLE_DECREASE_MBPS", "10"),
-    ("INCREASE_STEP_MBPS", "2"),
-    ("COOLDOWN_PERIOD_SEC", "3"),
-];
+/// The control settings for runs of a minute or two on this scenario's link: they are shares of what one pod could have of it, so
+/// that the first cut from the top (1.5 shares) lands just below a share, and the way up is slow.
+#[must_use]
+pub fn settings(scenario: &Scenario) -> Vec<(&'static str, String)> {
+    let share_mbit = scenario.link.rate_bps as f64 / 1e6 / f64::from(scenario.pods);
+    let mbit = |part: f64| (part * share_mbit).round().max(1.0).to_string();
+    vec![
+        ("CONTROL_LAW", "Threshold".to_owned()),
+        ("TARGET_LATENCY_MS", P95_LIMIT_MS.to_string()),
+        ("TARGET_JITTER_MS", JITTER_LIMIT_MS.to_string()),
+        ("MIN_BANDWIDTH_MBPS", mbit(0.15)),
+        ("MAX_BANDWIDTH_MBPS", mbit(1.5)),
+        ("AGGRESSIVE_DECREASE_MBPS", mbit(0.6)),
+        ("GENTLE_DECREASE_MBPS", mbit(0.09)),
+        ("INCREASE_STEP_MBPS", mbit(0.015)),
+        ("COOLDOWN_PERIOD_SEC", "4".to_owned()),
+    ]
+}
 
 /// Where the services find the rest of the lab.
 #[derive(Debug, Clone, Copy)]
@@ -59,10 +65,11 @@ impl Services {
     /// When a binary is missing or a service does not become ready.
     pub async fn start(
         binaries: Option<&Path>,
+        scenario: &Scenario,
         surroundings: Surroundings<'_>,
         folder: &Path,
     ) -> anyhow::Result<Self> {
-        let environment = environment(surroundings, |name| env::var(name).ok());
+        let environment = environment(scenario, surroundings, |name| env::var(name).ok());
         let mut listing = String::new();
         for (name, value) in &environment {
             // Writing to a String cannot fail.
@@ -131,31 +138,23 @@ impl Services {
     }
 }
 
-/// A control setting: from the lab's own environment, else ours.
-#[must_use]
-pub fn setting(name: &str) -> Option<String> {
-    let ours = SETTINGS.iter().find(|(candidate, _)| *candidate == name);
-    env::var(name)
-        .ok()
-        .or_else(|| ours.map(|(_, value)| (*value).to_owned()))
-}
-
 fn environment(
+    scenario: &Scenario,
     surroundings: Surroundings<'_>,
     ours: impl Fn(&str) -> Option<String>,
 ) -> BTreeMap<String, String> {
-    let mut environment: BTreeMap<String, String> = SETTINGS
-        .iter()
-        .map(|(name, value)| {
-            let value = ours(name).unwrap_or_else(|| (*value).to_owned());
-            ((*name).to_owned(), value)
-        })
+    let mut environment: BTreeMap<String, String> = settings(scenario)
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), ours(name).unwrap_or(value)))
         .collect();
     for (name, value) in [
         ("NATS_URL", surroundings.nats_url.to_owned()),
         ("PROMETHEUS_URL", surroundings.prometheus_url.to_owned()),
         ("KUBECONFIG", surroundings.kubeconfig.display().to_string()),
         ("CLUSTER", CLUSTER.to_owned()),
+        ("POLICY_NAMESPACE", NAMESPACE.to_owned()),
+        // Its lease must not meet that of an installation in the same cluster.
+        ("LEASE_NAMESPACE", NAMESPACE.to_owned()),
         (
             "CRITICAL_WORKLOADS",
             format!("{NAMESPACE}/{CRITICAL_SERVICE}"),
@@ -190,6 +189,42 @@ pub fn binary(folder: Option<&Path>, name: &str) -> anyhow::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::{Name, ScenarioArgs};
+
+    fn scenario(args: &[&str]) -> Scenario {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            args: ScenarioArgs,
+        }
+        let line = ["lab"].iter().chain(args);
+        Scenario::new(
+            Name::Demo,
+            &<Command as clap::Parser>::parse_from(line).args,
+        )
+    }
+
+    #[test]
+    fn settings_follow_the_link_and_the_pods() {
+        let value = |scenario: &Scenario, wanted: &str| {
+            settings(scenario)
+                .into_iter()
+                .find(|(name, _)| *name == wanted)
+                .map(|(_, value)| value)
+        };
+        let default = scenario(&[]);
+        assert_eq!(
+            value(&default, "MAX_BANDWIDTH_MBPS").as_deref(),
+            Some("100")
+        );
+        assert_eq!(
+            value(&default, "AGGRESSIVE_DECREASE_MBPS").as_deref(),
+            Some("40")
+        );
+        let narrow = scenario(&["--rate-mbit", "50", "--pods", "6"]);
+        assert_eq!(value(&narrow, "MAX_BANDWIDTH_MBPS").as_deref(), Some("13"));
+        assert_eq!(value(&narrow, "INCREASE_STEP_MBPS").as_deref(), Some("1"));
+    }
 
     #[test]
     fn the_labs_own_environment_overrides_settings_but_not_surroundings() {
@@ -198,7 +233,7 @@ mod tests {
             prometheus_url: "http://127.0.0.1:2",
             kubeconfig: Path::new("/kubeconfig"),
         };
-        let environment = environment(surroundings, |name| match name {
+        let environment = environment(&scenario(&[]), surroundings, |name| match name {
             "COOLDOWN_PERIOD_SEC" => Some("30".to_owned()),
             "NATS_URL" => Some("nats://elsewhere".to_owned()),
             _ => None,

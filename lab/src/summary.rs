@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use crate::raw::{self, Footprint, PhaseStart, PodEvent, Request, Traffic};
+use crate::raw::{self, Footprint, Machine, PhaseStart, PodEvent, Request, Traffic};
 use crate::scenario::Scenario;
 use crate::score::{self, Load, Raw, Score};
 
@@ -41,6 +41,7 @@ pub fn score(folder: &Path) -> anyhow::Result<Score> {
         traffic: raw::read::<Traffic>(folder)?,
         pods: raw::read::<PodEvent>(folder)?,
         footprints: raw::read::<Footprint>(folder)?,
+        machine: raw::read::<Machine>(folder)?,
     };
     Ok(score::score(&scenario.setup(), &raw)?)
 }
@@ -167,6 +168,9 @@ pub fn table(runs: &[(&str, &Score)]) -> String {
             &of(&|load| format!("{:.1} Mbit/s", load.goodput_bps / 1e6)),
         );
     }
+    row("machine busy under load", &|score| {
+        format!("{:.0} %", score.machine_busy_percent)
+    });
     let services: BTreeSet<&String> = runs
         .iter()
         .flat_map(|(_, score)| score.services.keys())
@@ -229,6 +233,7 @@ mod tests {
             limit_changes_per_minute: 0.0,
             steady_limit_changes_per_minute: 0.0,
             pods_restarted: 0,
+            machine_busy_percent: 10.0,
             services: BTreeMap::new(),
         }
     }
