@@ -471,9 +471,12 @@ fn gather(sources: &[Vec<Increase>]) -> Option<Gathered> {
             .map(|i| i.count)
             .sum()
     };
-    let k = (1..=most)
-        .find(|k| count(*k) >= WANTED_REQUESTS)
-        .unwrap_or(most);
+    let k = match (1..=most).find(|k| count(*k) >= WANTED_REQUESTS) {
+        // Traffic fell: a scrape that has enough by itself is the past, and must not pass for news of a network that went dead.
+        Some(k) if k > 1 && count(k) - count(k - 1) >= WANTED_REQUESTS => k - 1,
+        Some(k) => k,
+        None => most,
+    };
     let mut gathered = Gathered {
         start_ms: i64::MAX,
         end_ms: i64::MIN,

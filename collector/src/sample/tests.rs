@@ -166,6 +166,20 @@ fn a_window_never_reaches_further_than_ten_seconds() {
 }
 
 #[test]
+fn when_requests_stop_what_was_before_is_not_news() {
+    let mut series = steady(&[CLIENT], 97_000, 12, [200.0, 0.0, 0.0, 0.0]);
+    let still: Vec<f64> = series.iter().map(|s| s.values.last().unwrap().1).collect();
+    for (series, value) in series.iter_mut().zip(still) {
+        series
+            .values
+            .extend([98_000, 99_000, 100_000].map(|at| (at, value)));
+    }
+    let (m, _) = measured(100_000, &series, Memory::default());
+    assert_eq!(m.quality, Quality::NoData);
+    assert_eq!(m.reason, "0 requests in 3.0 s, at least 5 are needed");
+}
+
+#[test]
 fn a_target_inside_the_bucket_is_unmeasurable() {
     let series = steady(&[CLIENT], 100_000, 3, [0.0, 200.0, 0.0, 0.0]);
     let targets = [
