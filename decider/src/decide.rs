@@ -253,3 +253,6 @@ fn convert(value: Value, change: &impl Fn(Value) -> Value) -> Value {
         value => value,
     }
 }
+
+#[cfg(test)]
+mod tests;

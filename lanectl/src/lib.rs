@@ -1,1 +1,147 @@
-//! Laneguard's command line for operators.
+//! The operator's command line: policies in the bucket, the decision stream, the hand brake, and decisions evaluated again.
+
+pub mod args;
+mod brake;
+mod file;
+mod name;
+mod object;
+mod output;
+mod policy;
+mod verify;
+mod watch;
+mod yaml;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+use laneguard_proto::codec::Encoding;
+use laneguard_runtime::bus::{Bus, Producer};
+use laneguard_runtime::{ConfigError, shutdown, telemetry};
+
+use args::{Args, Command};
+
+/// Bad configuration, as in sysexits.h's EX_USAGE.
+const EXIT_CONFIG: u8 = 64;
+
+/// Parses the command line, does what it says, and gives the exit code: 0 as asked, 64 bad configuration, 1 otherwise.
+pub fn run() -> ExitCode {
+    let args = match parse() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    // fails only when another provider was installed before, which is as good
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        let telemetry = telemetry::init("lanectl", &args.common)?;
+        let result = tokio::select! {
+            result = act(&args) => result,
+            // an interrupted command line has done what it could
+            _ = shutdown::signal() => Ok(()),
+        };
+        // spans are flushed over the network: not on a runtime thread
+        let _ = tokio::task::spawn_blocking(move || telemetry.flush()).await;
+        result
+    });
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<output::Closed>() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            match error.downcast_ref::<ConfigError>() {
+                Some(_) => ExitCode::from(EXIT_CONFIG),
+                None => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+/// The command line as clap sees it: flags stand before or after the subcommand.
+pub fn command() -> clap::Command {
+    Args::command()
+        .mut_args(|arg| arg.global(true))
+        // what a service tells its log is noise on a terminal
+        .mut_arg("log", |arg| arg.default_value("error,async_nats=off"))
+}
+
+fn parse() -> Result<Args, ExitCode> {
+    let parsed = command()
+        .try_get_matches()
+        .and_then(|matches| Args::from_arg_matches(&matches));
+    parsed.map_err(|error| {
+        use clap::error::ErrorKind;
+        match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                // a closed pipe is the reader's choice
+                let _ = error.print();
+                ExitCode::SUCCESS
+            }
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                let _ = error.print();
+                ExitCode::from(EXIT_CONFIG)
+            }
+            _ => {
+                // one line: which setting and why; usage and tips follow an empty line
+                let text = error.to_string();
+                let what = text.split("\n\n").next().unwrap_or_default();
+                let words: Vec<&str> = what.split_whitespace().collect();
+                eprintln!("{}", words.join(" "));
+                ExitCode::from(EXIT_CONFIG)
+            }
+        }
+    })
+}
+
+async fn act(args: &Args) -> anyhow::Result<()> {
+    // what needs no server is done, and found wrong, without one
+    let policies = match &args.command {
+        Command::Verify {
+            file: Some(file), ..
+        } => return verify::lines(&policy::read(file)?),
+        Command::Policy(command) => policy::to_apply(command)?,
+        _ => Vec::new(),
+    };
+    let (end, ended) = shutdown::channel();
+    let producer = Producer {
+        service: "lanectl",
+        cluster: args.common.cluster.clone(),
+        encoding: Encoding::default(),
+    };
+    let bus = Bus::connect_once(&args.common.nats, producer, ended).await?;
+    let result = match &args.command {
+        Command::Policy(command) => policy::run(&bus, command, policies).await,
+        Command::Watch {
+            policy,
+            namespace,
+            output,
+            since,
+        } => {
+            let policy = policy
+                .as_deref()
+                .map(|policy| name::token(policy, namespace.as_deref()))
+                .transpose()?;
+            watch::run(&bus, policy.as_ref(), *output, *since).await
+        }
+        Command::Release(named) => {
+            let token = name::token(&named.policy, named.namespace.as_deref())?;
+            brake::release(&bus, &token).await
+        }
+        Command::Resume(named) => {
+            let token = name::token(&named.policy, named.namespace.as_deref())?;
+            brake::resume(&bus, &token).await
+        }
+        Command::Verify { since, .. } => verify::stream(&bus, *since).await,
+    };
+    end.trigger();
+    result
+}

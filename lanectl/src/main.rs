@@ -1,2 +1,7 @@
-//! Binary.
-fn main() {}
+//! The binary `lanectl`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lanectl::run()
+}

@@ -1,5 +1,7 @@
 //! The binary against a real nats-server: what is committed and published, and what is left when an owner dies or NATS loses everything.
 
+#![allow(clippy::unwrap_used)] // a test's helpers fail as the test does
+
 mod lasting;
 mod loops;
 mod owners;

@@ -1,0 +1,118 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use laneguard_runtime::args::CommonArgs;
+
+/// Laneguard's command line: policies, decisions, and the hand brake.
+#[derive(Debug, Parser)]
+#[command(name = "lanectl", version, arg_required_else_help = true)]
+pub struct Args {
+    /// What every process has.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create, show and delete policies
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Print decisions as they are made
+    Watch {
+        /// Only this policy: namespace/name, a name with -n, or `default` for the environment's
+        #[arg(value_name = "POLICY")]
+        policy: Option<String>,
+        /// The policy's namespace [default: default]
+        #[arg(short, long, value_name = "NAMESPACE")]
+        namespace: Option<String>,
+        /// How decisions are printed: a line for people, or a line of proto3 JSON
+        #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+        output: Stream,
+        /// Begin with decisions made this long ago, such as 10m [default: only new ones]
+        #[arg(long, value_parser = laneguard_proto::duration::parse, value_name = "DURATION")]
+        since: Option<Duration>,
+    },
+    /// Give the pods back what was found before us, and touch them no more until `resume`
+    Release(Named),
+    /// Enforce a released policy again
+    Resume(Named),
+    /// Evaluate recorded decisions again from their own inputs; exits 1 if one comes out otherwise
+    #[command(group = clap::ArgGroup::new("source").required(true))]
+    Verify {
+        /// Decisions as lines of proto3 JSON, as `watch -o json` prints them; - for standard input
+        #[arg(group = "source", value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// The decisions that the stream still has
+        #[arg(long, group = "source")]
+        stream: bool,
+        /// With --stream: only decisions made at most this long ago
+        #[arg(long, default_value = "7days", value_parser = laneguard_proto::duration::parse, value_name = "DURATION")]
+        since: Duration,
+    },
+}
+
+/// What to do with policies.
+#[derive(Debug, Subcommand)]
+pub enum Policy {
+    /// Create or change policies: whole QosPolicy objects in YAML or JSON, several in one file if need be
+    Apply {
+        /// The file; - for standard input
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Show a policy
+    Get {
+        /// Which one.
+        #[command(flatten)]
+        named: Named,
+        /// How it is printed
+        #[arg(short, long, default_value = "yaml", value_name = "FORMAT")]
+        output: Format,
+    },
+    /// Show all policies
+    List {
+        /// How they are printed
+        #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+        output: Format,
+    },
+    /// Delete a policy; its pods get back what was found before us
+    Delete(Named),
+}
+
+/// Names a policy.
+#[derive(Debug, clap::Args)]
+pub struct Named {
+    /// namespace/name, a name with -n, or `default` for the environment's
+    #[arg(value_name = "POLICY")]
+    pub policy: String,
+    /// The policy's namespace [default: default]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+}
+
+/// How objects are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A QosPolicy object that `apply` takes.
+    Yaml,
+    /// The same as JSON.
+    Json,
+    /// A line each.
+    Table,
+}
+
+/// How a stream is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Stream {
+    /// A line for people.
+    Text,
+    /// A line of proto3 JSON.
+    Json,
+}

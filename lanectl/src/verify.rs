@@ -1,0 +1,184 @@
+//! Recorded decisions, evaluated again from their own inputs.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use laneguard_decider::decide;
+use laneguard_proto::codec::decode;
+use laneguard_proto::header;
+use laneguard_proto::policy::Law;
+use laneguard_proto::subject::Kind;
+use laneguard_proto::v1::Decision;
+use laneguard_runtime::bus::{Bus, Start, Subscription};
+
+use crate::{name, output};
+
+/// What came of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Came out as recorded.
+    pub(crate) identical: u64,
+    /// Came out otherwise, or lack their inputs.
+    pub(crate) different: u64,
+    /// Made by laws that are not ours.
+    pub(crate) foreign: u64,
+}
+
+impl Tally {
+    /// Evaluates one decision again. Returns a line about it unless it is identical.
+    pub(crate) fn check(&mut self, decision: &Decision) -> Option<String> {
+        let ours = [Law::Threshold, Law::DropRate].map(Law::as_str);
+        if !ours.contains(&decision.law.as_str()) {
+            self.foreign += 1;
+            return None;
+        }
+        let found = match decide::differences(decision) {
+            Ok(found) if found.is_empty() => {
+                self.identical += 1;
+                return None;
+            }
+            Ok(found) => found.join("; "),
+            Err(error) => error.to_string(),
+        };
+        self.different += 1;
+        let (policy, term) = (name::shown(&decision.policy), decision.term);
+        Some(format!(
+            "different: {policy} term {term} sequence {}: {found}",
+            decision.sequence
+        ))
+    }
+
+    /// Prints the sums.
+    ///
+    /// # Errors
+    /// When a decision came out otherwise.
+    pub(crate) fn conclude(&self) -> anyhow::Result<()> {
+        let Self {
+            identical,
+            different,
+            foreign,
+        } = self;
+        output::line(&format!(
+            "{identical} identical, {different} different, {foreign} by laws that are not ours"
+        ))?;
+        anyhow::ensure!(*different == 0, "not every decision came out as recorded");
+        Ok(())
+    }
+}
+
+/// Decisions as lines of proto3 JSON.
+///
+/// # Errors
+/// When a line is no decision, or one came out otherwise.
+pub(crate) fn lines(text: &str) -> anyhow::Result<()> {
+    let mut tally = Tally::default();
+    for (number, line) in text.lines().enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let decision: Decision = decode(line.as_bytes(), Some(header::JSON))
+            .with_context(|| format!("line {} is no decision", number + 1))?;
+        if let Some(line) = tally.check(&decision) {
+            output::line(&line)?;
+        }
+    }
+    tally.conclude()
+}
+
+/// The decisions that the stream still has.
+///
+/// # Errors
+/// When NATS does not answer, or one came out otherwise.
+pub(crate) async fn stream(bus: &Bus, since: Duration) -> anyhow::Result<()> {
+    let mut tally = Tally::default();
+    let mut decisions: Subscription<Decision> = bus.subscribe(Kind::Decision, Start::Ago(since));
+    while let Some(received) = decisions
+        .next_or_caught_up()
+        .await
+        .context("NATS is gone")?
+    {
+        if let Some(line) = tally.check(&received.message) {
+            output::line(&line)?;
+        }
+    }
+    tally.conclude()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use laneguard_decider::decide::{self, Inputs};
+    use laneguard_decider_core::policy::{Class, Critical, Policy, Targets};
+    use laneguard_decider_core::state::State;
+    use laneguard_proto::duration::timestamp_from_ms;
+
+    fn decision() -> Decision {
+        let inputs = Inputs {
+            now_ms: 1_764_000_000_000,
+            policy: Policy {
+                law: laneguard_decider_core::policy::Law::Threshold(Default::default()),
+                critical: vec![Critical {
+                    workload: "factory_robot".into(),
+                    targets: Targets {
+                        p95_ms: Some(10.0),
+                        ..Targets::default()
+                    },
+                }],
+                classes: vec![Class {
+                    name: "bulk".into(),
+                    min_bps: 10e6,
+                    max_bps: 1e9,
+                }],
+            },
+            state: State::new([("bulk", 5e6)]),
+            samples: Vec::new(),
+            gate: None,
+            note: None,
+        };
+        let evaluation = inputs.decide();
+        Decision {
+            cluster: "default".into(),
+            policy: "factory_floor".into(),
+            law: "Threshold".into(),
+            term: 1,
+            sequence: 1,
+            decided_at: Some(timestamp_from_ms(inputs.now_ms)),
+            action: evaluation.action.to_string(),
+            reason: evaluation.reason.clone(),
+            limits: decide::limits(&evaluation),
+            state: inputs.recorded_state(),
+            parameters: inputs.parameters(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_decision_that_was_tampered_with_is_found() {
+        let mut tally = Tally::default();
+        assert_eq!(tally.check(&decision()), None);
+        let mut tampered = decision();
+        tampered.limits[0].after_bps = Some(10_000_001.0);
+        assert!(tally.check(&tampered).unwrap().contains("limits"));
+        let mut bare = decision();
+        bare.state = None;
+        assert!(tally.check(&bare).unwrap().contains("no state"));
+        let mut foreign = decision();
+        foreign.law = "Oracle".into();
+        assert_eq!(tally.check(&foreign), None);
+        let expected = Tally {
+            identical: 1,
+            different: 2,
+            foreign: 1,
+        };
+        assert_eq!(tally, expected);
+        assert!(tally.conclude().is_err());
+    }
+
+    #[test]
+    fn lines_of_json_are_read_and_what_is_none_is_named() {
+        let json = laneguard_proto::codec::to_json(&decision()).unwrap();
+        lines(&format!("{json}\n\n{json}\n")).unwrap();
+        let error = lines(&format!("{json}\nnonsense\n")).unwrap_err();
+        assert!(format!("{error:#}").contains("line 2"), "{error:#}");
+    }
+}
