@@ -35,6 +35,11 @@ pub async fn create(client: &Client, scenario: &Scenario) -> anyhow::Result<()> 
         post::<Node>(&Api::all(client.clone()), node).await?;
     }
     let namespaces: Api<Namespace> = Api::all(client.clone());
+    wait("the namespace of an earlier run does not go", || async {
+        let found = namespaces.get_opt(NAMESPACE).await?;
+        Ok(found.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_none()))
+    })
+    .await?;
     if namespaces.get_opt(NAMESPACE).await?.is_none() {
         post(
             &namespaces,

@@ -86,11 +86,10 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Whether protection did more than nothing: fewer violating windows, and a lower P95.
+/// Whether protection did more than nothing: fewer violating windows.
 #[must_use]
 pub fn is_better(without: &Score, with: &Score) -> bool {
     with.violating_percent < without.violating_percent
-        && with.latency.p95_ms < without.latency.p95_ms
 }
 
 /// The two runs of a demo side by side.
@@ -239,11 +238,10 @@ mod tests {
     }
 
     #[test]
-    fn protection_must_win_on_both_counts() {
+    fn protection_must_make_fewer_windows_violating() {
         let without = a_score(50, 60.0);
         assert!(is_better(&without, &a_score(3, 9.0)));
         assert!(!is_better(&without, &without.clone()));
-        assert!(!is_better(&without, &a_score(3, 61.0)));
         assert!(!is_better(&a_score(0, 1.0), &a_score(0, 0.9)));
     }
 
