@@ -1,0 +1,6 @@
+//! The actuator's binary against a real NATS and an API server: the stand-in, and a real one where `KUBEBUILDER_ASSETS` names it.
+
+mod commands;
+mod faults;
+mod replicas;
+mod world;
