@@ -27,21 +27,23 @@ use crate::traffic::server::{self, ServerArgs};
 /// How long a cluster may take to give up the lab's workloads after an interruption.
 const CLEANUP: Duration = Duration::from_secs(8);
 
-const AFTER_HELP: &str = "\
-The services run with control settings for runs of a minute or two: law Threshold with a cooldown of 4 s, and limits and steps in
-proportion to the link (on the default one limits from 10 to 100 Mbit/s a pod, steps of -40, -6 and +1). Set CONTROL_LAW,
-MIN_BANDWIDTH_MBPS, MAX_BANDWIDTH_MBPS, AGGRESSIVE_DECREASE_MBPS, GENTLE_DECREASE_MBPS, INCREASE_STEP_MBPS, COOLDOWN_PERIOD_SEC,
-EWMA_ALPHA, TARGET_LATENCY_MS, TARGET_JITTER_MS or POLL_INTERVAL in the environment to change them.
+/// Exit code for a command line that cannot be used, as of all of Laneguard's programs.
+const BAD_CONFIGURATION: u8 = 64;
 
-Programs are looked for in $LANEGUARD_TOOLS/bin, then in PATH: nats-server, prometheus, iperf3, ip, tc, and util-linux.
+const ABOUT_SETTINGS: &str = "\
+The services run with control settings for runs of a minute or two: law Threshold with a cooldown of 4 s, and limits and steps in \
+proportion to the link (on the default one limits from 10 to 100 Mbit/s a pod, steps of -40, -6 and +1). CONTROL_LAW, \
+MIN_BANDWIDTH_MBPS, MAX_BANDWIDTH_MBPS, AGGRESSIVE_DECREASE_MBPS, GENTLE_DECREASE_MBPS, INCREASE_STEP_MBPS, COOLDOWN_PERIOD_SEC, \
+TARGET_LATENCY_MS and TARGET_JITTER_MS in the environment win, and any other variable of the services is passed on.
+
+Programs are looked for in $LANEGUARD_TOOLS/bin, then in PATH: nats-server, prometheus, iperf3, ip, tc, and util-linux. \
 Everything runs in namespaces of its own and ends with this program, however it ends.";
 
 #[derive(Debug, Parser)]
 #[command(
     name = "laneguard-lab",
     version,
-    about = "Laneguard as a whole on one Linux machine, protecting real traffic on a real kernel network",
-    after_help = AFTER_HELP
+    about = "Laneguard as a whole on one Linux machine, protecting real traffic on a real kernel network"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -51,8 +53,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs the same load twice, without and with Laneguard, and compares; exits 1 if protection was no better
+    #[command(after_help = ABOUT_SETTINGS)]
     Demo(DemoArgs),
     /// Runs one scenario once, with or without Laneguard
+    #[command(after_help = ABOUT_SETTINGS)]
     Run(RunArgs),
     /// Recomputes every number of a run or demo from its raw logs, and writes summary.json
     Score {
@@ -61,8 +65,10 @@ enum Command {
     },
     /// Finds out whether this machine can run the lab, without starting anything that stays
     Check,
+    /// The critical service, as the lab runs it in a pod
     #[command(hide = true)]
     Server(ServerArgs),
+    /// The critical client, as the lab runs it in a pod
     #[command(hide = true)]
     Client(ClientArgs),
 }
@@ -126,7 +132,18 @@ impl CommonArgs {
 /// Parses the command line and does what it says.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody reads it any more, then.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() {
+                BAD_CONFIGURATION
+            } else {
+                0
+            });
+        }
+    };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::new(error)),

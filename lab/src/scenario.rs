@@ -97,31 +97,31 @@ impl fmt::Display for Phases {
 #[command(next_help_heading = "Scenario")]
 pub struct ScenarioArgs {
     /// Phases in order, each with its length in seconds, such as idle:20,load:90 [default: the scenario's]
-    #[arg(long, env = "LANEGUARD_LAB_PHASES")]
+    #[arg(long, env = "LANEGUARD_LAB_PHASES", value_name = "PLAN")]
     pub phases: Option<Phases>,
     /// Rate of the bottleneck in Mbit/s
-    #[arg(long, env = "LANEGUARD_LAB_RATE_MBIT", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    #[arg(long, env = "LANEGUARD_LAB_RATE_MBIT", value_name = "MBIT", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub rate_mbit: u64,
     /// Length of the bottleneck's FIFO in bytes
-    #[arg(long, env = "LANEGUARD_LAB_FIFO_BYTES", default_value_t = 1_500_000, value_parser = clap::value_parser!(u64).range(65_536..))]
+    #[arg(long, env = "LANEGUARD_LAB_FIFO_BYTES", value_name = "BYTES", default_value_t = 1_500_000, value_parser = clap::value_parser!(u64).range(65_536..))]
     pub fifo_bytes: u64,
     /// Best-effort pods
-    #[arg(long, env = "LANEGUARD_LAB_PODS", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=60))]
+    #[arg(long, env = "LANEGUARD_LAB_PODS", value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=60))]
     pub pods: u8,
     /// TCP flows of each best-effort pod (cubic)
-    #[arg(long, env = "LANEGUARD_LAB_FLOWS", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    #[arg(long, env = "LANEGUARD_LAB_FLOWS", value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub flows: u8,
     /// Critical requests per second, in an open loop
-    #[arg(long, env = "LANEGUARD_LAB_REQUESTS_PER_SECOND", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    #[arg(long, env = "LANEGUARD_LAB_REQUESTS_PER_SECOND", value_name = "COUNT", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=5_000))]
     pub requests_per_second: u32,
     /// Length of a critical request's body in bytes
-    #[arg(long, env = "LANEGUARD_LAB_REQUEST_BYTES", default_value_t = 512, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    #[arg(long, env = "LANEGUARD_LAB_REQUEST_BYTES", value_name = "BYTES", default_value_t = 512, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     pub request_bytes: u32,
     /// Length of a critical response's body in bytes
-    #[arg(long, env = "LANEGUARD_LAB_RESPONSE_BYTES", default_value_t = 512, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    #[arg(long, env = "LANEGUARD_LAB_RESPONSE_BYTES", value_name = "BYTES", default_value_t = 512, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     pub response_bytes: u32,
     /// Prometheus' scrape interval, such as 1s
-    #[arg(long, env = "LANEGUARD_LAB_SCRAPE_INTERVAL", default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "LANEGUARD_LAB_SCRAPE_INTERVAL", value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
     pub scrape_interval: Duration,
     /// Histogram buckets of the HTTP exporter
     #[arg(long, env = "LANEGUARD_LAB_BUCKETS", value_enum, default_value_t = Buckets::Default)]

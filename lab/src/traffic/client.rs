@@ -30,7 +30,8 @@ const TICKS: usize = 1024;
 /// Measurements waiting to be written.
 const RECORDS: usize = 4096;
 
-/// Flags of the part `client`.
+// No doc comment here: it would replace the command's own description.
+#[allow(missing_docs)]
 #[derive(Debug, Clone, Args)]
 pub struct ClientArgs {
     /// Address of the critical service.

@@ -9,7 +9,8 @@ use axum::serve::ListenerExt;
 use clap::Args;
 use tokio::net::TcpListener;
 
-/// Flags of the part `server`.
+// No doc comment here: it would replace the command's own description.
+#[allow(missing_docs)]
 #[derive(Debug, Args)]
 pub struct ServerArgs {
     /// Address to listen on.
