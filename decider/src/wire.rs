@@ -210,6 +210,8 @@ fn usage(usage: &v1::Usage) -> Option<Usage> {
         total_bps: usage.total_bps?,
         pods: usage.pods.into(),
         top_pod_bps: usage.top_pod_bps?,
+        window_start_ms: usage.window_start.as_ref().map(timestamp_to_ms),
+        window_end_ms: usage.window_end.as_ref().map(timestamp_to_ms),
     })
 }
 

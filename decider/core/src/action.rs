@@ -16,15 +16,24 @@ pub enum Action {
     LatencyGentleThrottle,
     /// Congestion (jitter above target, or drops above their baseline): limits went down an aggressive step.
     CongestionThrottle,
+    /// Limits that nobody uses, or that nobody watched, went back to what is known to be safe for all pods at once.
+    Guard,
+    /// Targets are missed, but bandwidth is not the cause: what was taken from best-effort is given back. Limits rise or stay.
+    NotBandwidth,
+    /// Targets are missed, and are below what the workload shows without best-effort: nothing is taken. Limits rise or stay.
+    CannotBeMet,
 }
 
 impl Action {
     /// Every action, for tables and closed label sets.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 7] = [
         Self::Increase,
         Self::Hold,
         Self::LatencyGentleThrottle,
         Self::CongestionThrottle,
+        Self::Guard,
+        Self::NotBandwidth,
+        Self::CannotBeMet,
     ];
 
     /// The word on the wire.
@@ -35,6 +44,9 @@ impl Action {
             Self::Hold => "HOLD",
             Self::LatencyGentleThrottle => "LATENCY_GENTLE_THROTTLE",
             Self::CongestionThrottle => "CONGESTION_THROTTLE",
+            Self::Guard => "GUARD",
+            Self::NotBandwidth => "NOT_BANDWIDTH",
+            Self::CannotBeMet => "CANNOT_BE_MET",
         }
     }
 }

@@ -8,13 +8,15 @@
 //! |---|---|
 //! | What may an operator set, and what is refused? | [`policy`] |
 //! | Which sample counts as data? | [`sample`], `intake.rs` |
-//! | When does a law want less or more? | [`threshold`], [`drop_rate`] |
+//! | When does a law want less or more? | [`adaptive`], [`threshold`], [`drop_rate`] |
+//! | What do other systems do, for comparison? | [`watermark`], [`headroom`], [`autorate`] |
 //! | When may a wish become a change (cooldown, agreement, bounds)? | `pace.rs` |
 //! | What does the operator read? | `reason.rs` |
 //!
 //! Not here: who owns a policy, terms, commands, renewals, expiry, overrides. Those belong to the services.
 
 mod action;
+pub mod adaptive;
 pub mod drop_rate;
 mod intake;
 mod pace;
@@ -34,7 +36,8 @@ use state::State;
 /// What one evaluation of a law concluded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// The law's word for what it did. Anything but [`Action::Hold`] means that at least one limit changed.
+    /// The law's word for what it did. Anything but [`Action::Hold`] means that at least one limit changed, except the two
+    /// findings [`Action::NotBandwidth`] and [`Action::CannotBeMet`], with which it may.
     pub action: Action,
     /// Why, for an operator: full sentences with workload, value, target, limits and remaining cooldown.
     pub reason: String,
@@ -81,5 +84,6 @@ pub fn evaluate(now_ms: i64, policy: &Policy, state: &State, samples: &[Sample])
         Law::DropRate(parameters) => {
             drop_rate::evaluate(now_ms, parameters, policy, state, samples)
         }
+        Law::Adaptive(parameters) => adaptive::evaluate(now_ms, parameters, policy, state, samples),
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{drop_rate, threshold};
+use crate::{adaptive, drop_rate, threshold};
 
 /// Smallest lower bound of a class in bits per second: below it Cilium reads a value as *unlimited*.
 pub const LEAST_LIMIT_BPS: f64 = 1e6;
@@ -27,7 +27,7 @@ pub struct Policy {
     pub law: Law,
     /// The workloads to protect. The worst of them governs.
     pub critical: Vec<Critical>,
-    /// The classes of best-effort workloads that are throttled, all by the same step.
+    /// The classes of best-effort workloads that are throttled.
     pub classes: Vec<Class>,
 }
 
@@ -85,6 +85,8 @@ pub enum Law {
     Threshold(threshold::Parameters),
     /// Packet drops against a learned baseline, in fixed steps: see [`drop_rate`].
     DropRate(drop_rate::Parameters),
+    /// Cuts to what best-effort really sends while the link is full: see [`adaptive`].
+    Adaptive(adaptive::Parameters),
 }
 
 impl Law {
@@ -94,6 +96,7 @@ impl Law {
         match self {
             Self::Threshold(_) => "Threshold",
             Self::DropRate(_) => "DropRate",
+            Self::Adaptive(_) => "Adaptive",
         }
     }
 }
@@ -132,8 +135,8 @@ impl Policy {
             if !seen.insert(&critical.workload) {
                 return Err(PolicyError::new(field, "is named twice"));
             }
-            // DropRate judges no target, Threshold nothing else.
-            let needed = matches!(self.law, Law::Threshold(_));
+            // DropRate judges no target, Threshold and Adaptive nothing else.
+            let needed = matches!(self.law, Law::Threshold(_) | Law::Adaptive(_));
             critical.targets.validate(&field, needed)?;
         }
         seen.clear();
@@ -159,6 +162,7 @@ impl Policy {
         match &self.law {
             Law::Threshold(parameters) => parameters.validate(),
             Law::DropRate(parameters) => parameters.validate(),
+            Law::Adaptive(parameters) => parameters.validate(),
         }
     }
 }
@@ -219,7 +223,7 @@ fn name(field: &str, name: &str) -> Result<(), PolicyError> {
 }
 
 /// `low <= value <= high`, which NaN never is.
-fn in_range(field: &str, value: f64, low: f64, high: f64) -> Result<(), PolicyError> {
+pub(crate) fn in_range(field: &str, value: f64, low: f64, high: f64) -> Result<(), PolicyError> {
     if (low..=high).contains(&value) {
         Ok(())
     } else {

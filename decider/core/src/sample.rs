@@ -122,6 +122,12 @@ pub struct Usage {
     pub pods: u64,
     /// The pod that sends most, bits per second.
     pub top_pod_bps: f64,
+    /// When the oldest counter used was scraped, Unix milliseconds. Unset: taken for the sample's own window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_start_ms: Option<i64>,
+    /// When the newest counter used was scraped, Unix milliseconds. Unset: taken for the sample's own window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_end_ms: Option<i64>,
 }
 
 impl Sample {

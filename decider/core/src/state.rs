@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::Policy;
+use crate::{adaptive, policy::Policy};
 
 /// The memory of one policy under one law. Its size is bounded by the policy's workloads and classes.
 ///
@@ -20,6 +20,9 @@ pub struct State {
     pub last_direction: Option<Direction>,
     /// A wish against `last_direction` that waits for agreement.
     pub pending: Option<Pending>,
+    /// What the law `Adaptive` learned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adaptive: Option<Box<adaptive::Memory>>,
 }
 
 /// The limit in force of one class.

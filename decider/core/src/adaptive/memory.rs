@@ -1,0 +1,193 @@
+//! What `Adaptive` learns. Plain data of fixed size per critical workload and class; every field says what makes it forget.
+
+use serde::{Deserialize, Serialize};
+
+use crate::policy::Policy;
+
+/// Most that a learned delay may be, milliseconds: beyond it something else is wrong.
+const MOST_EFFECT_MS: i64 = 30_000;
+
+/// Everything remembered between evaluations, beside the limits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Memory {
+    /// Where the loop stands.
+    pub phase: Phase,
+    /// The last change of a limit.
+    pub change: Option<Change>,
+    /// How long a change takes to reach the kernel, learned from what pods send after a cut; milliseconds. Unset: not seen yet.
+    pub effect_ms: Option<i64>,
+    /// By how much the samples' clock was seen to be ahead of ours, milliseconds.
+    pub ahead_ms: i64,
+    /// What the link carries of best-effort. Forgotten when a limit above it holds.
+    pub capacity: Option<Capacity>,
+    /// The greatest total that was sent without harm since the last harm, bits per second.
+    pub held_bps: Option<f64>,
+    /// What best-effort sent in the last calm window, bits per second.
+    pub calm_bps: Option<f64>,
+    /// When a window was last within all targets, Unix milliseconds. Unset: never.
+    pub last_calm_ms: Option<i64>,
+    /// Evaluations in a row that found the same (calm with room, idle, early sign, unproven), at most 100.
+    pub streak: Streak,
+    /// No test of what is above the capacity before this time, Unix milliseconds.
+    pub test_after_ms: i64,
+    /// How long the next failed test will close the subject for, milliseconds.
+    pub patience_ms: u64,
+    /// The next step of a test above the capacity, as a share; grows while tests succeed.
+    pub test_step: f64,
+    /// The total that hurt last; a limit that holds well above it shows that the network changed. Bits per second.
+    pub mark_bps: f64,
+    /// How long the next finding that the cause is elsewhere lasts, milliseconds.
+    pub elsewhere_patience_ms: u64,
+    /// Best-effort pods counted last.
+    pub pods: Option<f64>,
+    /// Whether limits were raised while critical traffic was idle, so that nobody saw what that does.
+    pub raised_while_idle: bool,
+    /// What each critical workload shows while best-effort does no harm.
+    pub floors: Vec<Floor>,
+}
+
+/// Where the loop stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE", tag = "name")]
+pub enum Phase {
+    /// Targets are met, or nothing is known yet.
+    #[default]
+    Steady,
+    /// Targets are missed, and best-effort is taken for the cause.
+    Episode(Episode),
+    /// Targets are missed, and it was shown that best-effort is not the cause.
+    Elsewhere(Elsewhere),
+}
+
+/// One stretch of missed targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Episode {
+    /// Not before this time, in the samples' clock, did it begin; Unix milliseconds.
+    pub onset_low_ms: i64,
+    /// Not after this time, in the samples' clock, did it begin; Unix milliseconds.
+    pub onset_high_ms: i64,
+    /// Cuts so far.
+    pub cuts: u8,
+    /// Cuts in a row that brought no improvement.
+    pub futile: u8,
+    /// Milliseconds above the floor when it last improved.
+    pub excess_ms: f64,
+    /// By what all limits would have to be multiplied to return to where it last improved.
+    pub give_back: f64,
+    /// By what limits are multiplied once the queue has drained.
+    pub settle: f64,
+}
+
+/// What is known once best-effort is not the cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Elsewhere {
+    /// Milliseconds above the floor with best-effort low.
+    pub excess_ms: f64,
+    /// When cutting may be tried again, Unix milliseconds.
+    pub retry_ms: i64,
+    /// The bandwidth to give back still, as a factor on all limits; 1: all is back.
+    pub give_back: f64,
+}
+
+/// A change of limits.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// When it was decided, Unix milliseconds.
+    pub at_ms: i64,
+    /// Whether limits rose.
+    pub up: bool,
+    /// The factor on limits that undoes it.
+    pub undo: f64,
+}
+
+/// Between which totals the link becomes full, bits per second of best-effort.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// So much it carries.
+    pub low_bps: f64,
+    /// More it does not carry.
+    pub high_bps: f64,
+}
+
+/// Evaluations in a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Streak {
+    /// Violating windows.
+    pub violating: u8,
+    /// Clean calm windows.
+    pub calm: u8,
+    /// Clean calm windows in which limited pods left room in the budget.
+    pub room: u8,
+    /// Windows in which best-effort sent next to nothing.
+    pub unused: u8,
+    /// Windows with an early sign of a queue.
+    pub warned: u8,
+}
+
+/// What a workload shows while best-effort does no harm, in milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Floor {
+    /// The wire id of the workload.
+    pub workload: String,
+    /// 95th percentile.
+    pub p95_ms: Option<f64>,
+    /// 99th percentile.
+    pub p99_ms: Option<f64>,
+    /// Mean.
+    pub mean_ms: Option<f64>,
+    /// Jitter.
+    pub jitter_ms: Option<f64>,
+    /// Mean absolute deviation of the mean.
+    pub deviation_ms: Option<f64>,
+}
+
+impl Memory {
+    /// The memory in the shape of the policy, and with times that a clock which was set back cannot stretch.
+    pub(super) fn shaped(&self, now_ms: i64, policy: &Policy, patience_ms: u64) -> Self {
+        let longest_ms = i64::try_from(patience_ms.saturating_mul(64)).unwrap_or(i64::MAX);
+        let mut memory = Self {
+            floors: policy
+                .critical
+                .iter()
+                .map(|critical| {
+                    self.floors
+                        .iter()
+                        .find(|floor| floor.workload == critical.workload)
+                        .cloned()
+                        .unwrap_or_else(|| Floor {
+                            workload: critical.workload.clone(),
+                            ..Floor::default()
+                        })
+                })
+                .collect(),
+            effect_ms: self
+                .effect_ms
+                .map(|ms| ms.clamp(-MOST_EFFECT_MS, MOST_EFFECT_MS)),
+            test_after_ms: self.test_after_ms.min(now_ms.saturating_add(longest_ms)),
+            ..self.clone()
+        };
+        if let Some(change) = &mut memory.change {
+            change.at_ms = change.at_ms.min(now_ms);
+        }
+        memory
+    }
+
+    /// Counts one more in a row.
+    pub(super) fn count(&mut self, which: impl Fn(&mut Streak) -> &mut u8) -> u8 {
+        let mut streak = self.streak;
+        let value = (*which(&mut streak)).saturating_add(1).min(100);
+        *which(&mut streak) = value;
+        self.streak = streak;
+        value
+    }
+}
+
+/// A learned delay inside its bounds.
+pub(super) fn bounded_effect(ms: i64) -> i64 {
+    ms.clamp(-MOST_EFFECT_MS, MOST_EFFECT_MS)
+}

@@ -1,0 +1,180 @@
+//! `Adaptive`: the default law. What best-effort really sends while the link is full *is* the capacity left to it.
+//!
+//! One critical sample and what best-effort sent meanwhile make one observation (`observe.rs`). With `D` the delay above
+//! the floor in milliseconds, `T` best-effort's total in bits per second, and `o` the share of the usage window that lies inside
+//! the congestion:
+//!
+//! ```text
+//! capacity  C = (T - (1 - o) * T_before) / o         from the least and the greatest o that the slow requests' share allows
+//! drain     limits to C_low * (1 - D / drain_ms), a cut of 5 to 50 %: a queue of D is empty after drain_ms
+//! settle    limits to C_low * settle, as soon as a window that began after the cut is calm
+//! ```
+//!
+//! If the limits themselves held the pods (they sent at least 90 % of them), `T` is no news about the link: then the step is relative
+//! to `T`, back to what held before the last raise. Without usage the cut is `1 / sqrt(signal / target)`, within 0.5 and 0.85.
+//!
+//! | what is seen | what is done |
+//! |---|---|
+//! | above target, less than half of the usage window inside the congestion | wait for the next window |
+//! | above target in a window that began before the last cut took effect | nothing: it saw the old queue |
+//! | above target | cut, `CONGESTION_THROTTLE` |
+//! | above target, and cuts to a twentieth did not help, or best-effort was idle | give it all back, `NOT_BANDWIDTH` or `CANNOT_BE_MET` |
+//! | within, mean or signal on the way up, last change was a raise | undo it, `LATENCY_GENTLE_THROTTLE` |
+//! | within, pods at their limits, total below what the link is known to carry | raise, faster the farther away |
+//! | within, at what the link is known to carry | after `patience_ms` half a percent more, doubling only above the old mark |
+//! | within, limits unused | never a raise; back to what is known to be safe for all pods at once, `GUARD` |
+//!
+//! Delay of the loop: a change counts as in force `effect_ms` after the decision; that is learned from when pods obey a cut.
+//! Several workloads: the worst governs. Several classes: one level per pod for all, inside each one's bounds. What is learned
+//! is an average here and a bracket there: no machine learning.
+//!
+//! What it cannot do: tell a full link from a slow server in less than the few cuts that prove it; and best-effort that
+//! ignores loss (UDP) sends more than the link carries, so that the first capacity is too high and is approached by halving.
+
+mod decide;
+mod memory;
+mod observe;
+mod steps;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Action, Evaluation, LimitChange,
+    policy::{Policy, PolicyError, duration, in_range, positive},
+    reason,
+    sample::Sample,
+    state::State,
+};
+
+use decide::{Control, Verdict};
+pub use memory::{Capacity, Change, Elsewhere, Episode, Floor, Memory, Phase, Streak};
+
+/// Parameters of the law. An operator sets none of them; they are here so that they can be varied in replay.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Parameters {
+    /// A sample observed longer ago than this is no data, in milliseconds, at most a day. Default 30 000.
+    pub max_sample_age_ms: u64,
+    /// The share of the measured capacity to settle at, 0.5 to 1. Default 0.97.
+    pub settle: f64,
+    /// In what time a cut is to empty the queue, in milliseconds. Default 300.
+    pub drain_ms: f64,
+    /// Least time between two raises near the capacity, in milliseconds, at most a day. Default 10 000.
+    pub steady_interval_ms: u64,
+    /// How long what is above a known capacity is left alone at first, in milliseconds, at most a day; doubles up to 16 times with each
+    /// test that fails. Default 60 000.
+    pub patience_ms: u64,
+    /// Cuts in a row without improvement after which the cause is elsewhere, 1 to 10. Default 4.
+    pub futile_cuts: u8,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self {
+            max_sample_age_ms: 30_000,
+            settle: 0.97,
+            drain_ms: 300.0,
+            steady_interval_ms: 10_000,
+            patience_ms: 60_000,
+            futile_cuts: 4,
+        }
+    }
+}
+
+impl Parameters {
+    pub(crate) fn validate(&self) -> Result<(), PolicyError> {
+        duration("law.max_sample_age_ms", self.max_sample_age_ms)?;
+        in_range("law.settle", self.settle, 0.5, 1.0)?;
+        positive("law.drain_ms", self.drain_ms)?;
+        duration("law.steady_interval_ms", self.steady_interval_ms)?;
+        duration("law.patience_ms", self.patience_ms)?;
+        in_range("law.futile_cuts", f64::from(self.futile_cuts), 1.0, 10.0)
+    }
+}
+
+pub(crate) fn evaluate(
+    now_ms: i64,
+    parameters: &Parameters,
+    policy: &Policy,
+    state: &State,
+    samples: &[Sample],
+) -> Evaluation {
+    let mut state = state.shaped(policy);
+    let mut memory =
+        state
+            .adaptive
+            .take()
+            .unwrap_or_default()
+            .shaped(now_ms, policy, parameters.patience_ms);
+    let seen = observe::observe(
+        now_ms,
+        parameters.max_sample_age_ms,
+        policy,
+        &mut state,
+        &memory.floors,
+        samples,
+    );
+    let before: Vec<f64> = state.limits.iter().map(|limit| limit.limit_bps).collect();
+    for (class, limit) in policy.classes.iter().zip(&mut state.limits) {
+        limit.limit_bps = class.clamp(limit.limit_bps);
+    }
+    let inside: Vec<f64> = state.limits.iter().map(|limit| limit.limit_bps).collect();
+    let all_advanced = state.workloads.iter().all(|workload| workload.advanced);
+
+    let Verdict { action, why } = Control {
+        now_ms,
+        parameters,
+        policy,
+        seen: &seen,
+        may_raise: seen.unknown.is_none() && all_advanced,
+        state: &mut state,
+        memory: &mut memory,
+    }
+    .decide();
+
+    let is_moved = state
+        .limits
+        .iter()
+        .zip(&inside)
+        .any(|(limit, inside)| limit.limit_bps != *inside);
+    if is_moved {
+        for workload in &mut state.workloads {
+            workload.advanced = false;
+        }
+    }
+    state.last_change_ms = if is_moved {
+        Some(now_ms)
+    } else {
+        state.last_change_ms
+    };
+    let limits: Vec<LimitChange> = policy
+        .classes
+        .iter()
+        .zip(&state.limits)
+        .zip(before)
+        .map(|((class, limit), before_bps)| LimitChange {
+            class: class.name.clone(),
+            before_bps,
+            after_bps: limit.limit_bps,
+        })
+        .collect();
+    // Where the bounds left nothing to move, a step is none.
+    let action = match action {
+        Action::NotBandwidth | Action::CannotBeMet => action,
+        action if is_moved => action,
+        _ => Action::Hold,
+    };
+    let text = reason::limits(&limits);
+    let reason = if limits.iter().any(LimitChange::is_changed) {
+        format!("{why}: limits {text}.")
+    } else {
+        format!("{why}. No limit changes: {text}.")
+    };
+    state.adaptive = Some(Box::new(memory));
+    Evaluation {
+        action,
+        reason,
+        limits,
+        state,
+    }
+}
