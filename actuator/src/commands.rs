@@ -210,21 +210,42 @@ impl Commands {
     }
 }
 
-/// How old a replayed message is, by the server's clock alone.
+/// How old a message is when it is received, by the server's time stamps and our monotonic clock: neither the decider's clock nor this machine's
+/// wall clock comes in.
 ///
-/// The server's time now is at least the newest time stamp seen, plus what has passed since then here. Neither the decider's clock nor this
-/// machine's wall clock comes in, which may jump; an age is never overestimated, so nothing expires early.
+/// The server's time now is at least the newest time stamp seen plus what has passed since; a replayed message has that age. The age is never
+/// overestimated, so nothing expires early. Should the server's clock jump back, everything would seem old: but a message that was not seen before
+/// was stored after the one seen last, and cannot be older than that.
 #[derive(Debug, Default)]
-pub struct ServerClock(Option<(Duration, Instant)>);
+pub struct ServerClock {
+    newest: Option<(Duration, Instant)>,
+    last: Option<(u64, Instant)>,
+}
 
 impl ServerClock {
-    /// A message that the server stored at `stored` (since the Unix epoch) was received at `now`; gives its least possible age.
-    pub fn age(&mut self, stored: Duration, now: Instant) -> Duration {
-        let least = self.0.map_or(stored, |(newest, at)| newest + (now - at));
-        if stored >= least {
-            self.0 = Some((stored, now));
+    /// Message number `sequence` of the stream, stored at `stored` since the Unix epoch, was received at `now`; gives its least possible age.
+    pub fn age(&mut self, sequence: u64, stored: Duration, now: Instant) -> Duration {
+        let server_now = self
+            .newest
+            .map_or(stored, |(newest, at)| newest + (now - at));
+        let age = server_now.saturating_sub(stored);
+        let most = self
+            .last
+            .filter(|(last, _)| sequence > *last)
+            .map(|(_, at)| now - at);
+        self.last = Some((sequence, now));
+        match most {
+            Some(most) if age > most => {
+                self.newest = Some((stored, now));
+                most
+            }
+            _ => {
+                if stored >= server_now {
+                    self.newest = Some((stored, now));
+                }
+                age
+            }
         }
-        least.saturating_sub(stored)
     }
 }
 
@@ -333,13 +354,25 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_servers_clock_never_makes_a_message_older_than_it_is() {
+    fn a_replay_is_as_old_as_what_has_passed_since_it_was_new() {
         let (mut clock, start) = (ServerClock::default(), Instant::now());
-        let stored = Duration::from_secs;
-        assert_eq!(clock.age(stored(1000), start), NO_AGE);
-        assert_eq!(clock.age(stored(400), start), stored(600));
-        assert_eq!(clock.age(stored(1005), start + stored(2)), NO_AGE);
-        assert_eq!(clock.age(stored(1005), start + stored(12)), stored(10));
+        let seconds = Duration::from_secs;
+        assert_eq!(clock.age(7, seconds(1000), start), NO_AGE);
+        assert_eq!(clock.age(3, seconds(400), start), seconds(600));
+        assert_eq!(clock.age(8, seconds(1005), start + seconds(2)), NO_AGE);
+        assert_eq!(
+            clock.age(8, seconds(1005), start + seconds(12)),
+            seconds(10)
+        );
+    }
+
+    #[test]
+    fn a_server_clock_that_jumps_back_makes_no_new_message_old() {
+        let (mut clock, start) = (ServerClock::default(), Instant::now());
+        let seconds = Duration::from_secs;
+        clock.age(1, seconds(10_000), start);
+        assert_eq!(clock.age(2, seconds(6_405), start + seconds(5)), seconds(5));
+        assert_eq!(clock.age(3, seconds(6_410), start + seconds(10)), NO_AGE);
     }
 
     proptest! {

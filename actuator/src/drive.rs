@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use laneguard_proto::duration::timestamp_from_ms;
 use laneguard_proto::policy::Entry;
 use laneguard_proto::subject::Token;
 use laneguard_proto::v1::Outcome;
+use laneguard_runtime::clock;
 use laneguard_runtime::readiness::Latch;
 use laneguard_runtime::shutdown::Shutdown;
 use tokio::sync::{mpsc, watch};
@@ -206,7 +208,8 @@ fn take_input(reconciler: &mut Reconciler, links: &Links, input: Input) {
 }
 
 fn hand_out(reconciler: &mut Reconciler, links: &Links, metrics: &Metrics, now: Instant) {
-    for report in reconciler.take_reports() {
+    for mut report in reconciler.take_reports() {
+        report.outcome.finished_at = Some(timestamp_from_ms(clock::unix_ms()));
         // full when NATS is away: the annotations are what counts, outcomes are news
         if links.reports.try_send(report).is_err() {
             metrics.outcomes_dropped.inc();

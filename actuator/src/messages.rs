@@ -6,10 +6,8 @@ use laneguard_proto::subject::{self, Kind};
 use laneguard_proto::v1::{Command, Outcome};
 use laneguard_runtime::backoff::Backoff;
 use laneguard_runtime::bus::{Bus, Publish, PublishError, Received, Start, Subscription};
-use laneguard_runtime::clock;
 use laneguard_runtime::shutdown::Shutdown;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::commands::ServerClock;
@@ -17,9 +15,6 @@ use crate::drive::Input;
 use crate::metrics::{Metrics, TriggerLabel};
 use crate::reconcile::Report;
 use crate::wire;
-
-/// Outcomes tried this often at most when NATS is away; later ones matter more.
-const MOST_ATTEMPTS: u32 = 5;
 
 /// Reads commands and outcomes until the process stops.
 ///
@@ -85,7 +80,9 @@ struct Age {
 impl Age {
     fn of<M>(&mut self, message: &Received<M>) -> Duration {
         let stored = Duration::from_millis(u64::try_from(message.stored_ms).unwrap_or(0));
-        let least = self.clock.age(stored, message.received);
+        let least = self
+            .clock
+            .age(message.stream_sequence, stored, message.received);
         if self.caught_up {
             least
         } else {
@@ -159,7 +156,7 @@ async fn take_outcome(
     }
 }
 
-/// Publishes outcomes until nobody sends any more.
+/// Publishes outcomes until nobody sends any more. While NATS is away they wait, as many as the queue holds.
 ///
 /// # Errors
 /// Never; what cannot be published is counted and dropped.
@@ -171,15 +168,12 @@ pub async fn publish(
 ) -> anyhow::Result<()> {
     while let Some(Report { mut outcome, span }) = reports.recv().await {
         outcome.cluster = bus.cluster().to_string();
-        outcome.finished_at = Some(laneguard_proto::duration::timestamp_from_ms(
-            clock::unix_ms(),
-        ));
         let subject = subject::outcome(&outcome.cluster, &outcome.policy, &outcome.class);
         let send_span = tracing::debug_span!(parent: &span, "send laneguard.v1.outcome", subject);
-        let sent = send(&bus, &subject, &outcome, &stop)
+        match send(&bus, &subject, &outcome, &stop)
             .instrument(send_span)
-            .await;
-        match sent {
+            .await
+        {
             Ok(()) => {
                 let trigger = TriggerLabel {
                     trigger: word(&outcome.trigger),
@@ -203,17 +197,12 @@ async fn send(
     stop: &Shutdown,
 ) -> Result<(), PublishError> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-    let mut attempt = 1;
     loop {
         match bus.publish(subject, outcome, Publish::default()).await {
             Ok(_) => return Ok(()),
-            Err(PublishError::Unavailable(_))
-                if attempt < MOST_ATTEMPTS && !stop.is_cancelled() =>
-            {
-                attempt += 1;
-                let until = Instant::now() + backoff.delay();
+            Err(PublishError::Unavailable(_)) if !stop.is_cancelled() => {
                 tokio::select! {
-                    () = tokio::time::sleep_until(until) => {}
+                    () = tokio::time::sleep(backoff.delay()) => {}
                     () = stop.cancelled() => {}
                 }
             }

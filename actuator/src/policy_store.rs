@@ -20,6 +20,8 @@ use crate::metrics::Metrics;
 /// The values of a bucket as far as they are known, and which of them the bucket has lost.
 #[derive(Debug, Default)]
 struct Known {
+    /// Keys whose value is not ours to write again: unusable, or with another source.
+    others: BTreeSet<String>,
     values: BTreeMap<String, (Bytes, u64)>,
     missing: BTreeSet<String>,
     synced: bool,
@@ -27,18 +29,25 @@ struct Known {
 
 impl Known {
     fn put(&mut self, key: &str, bytes: &Bytes, revision: u64) {
-        self.missing.remove(key);
+        self.deleted(key);
         self.values
             .insert(key.to_owned(), (bytes.clone(), revision));
     }
 
+    fn put_other(&mut self, key: &str) {
+        self.deleted(key);
+        self.others.insert(key.to_owned());
+    }
+
     fn deleted(&mut self, key: &str) {
+        self.others.remove(key);
         self.missing.remove(key);
         self.values.remove(key);
     }
 
     fn synced(&mut self, keys: &BTreeSet<String>) {
         self.synced = true;
+        self.others.retain(|key| keys.contains(key));
         self.missing = self
             .values
             .keys()
@@ -53,7 +62,8 @@ impl Known {
             let Some((bytes, _)) = self.values.get(&key) else {
                 continue;
             };
-            match bucket.create(&key, bytes.clone()).await {
+            // revision 0: only where there is nothing, not even a delete marker that is still on its way to us
+            match bucket.update(&key, bytes.clone(), 0).await {
                 Ok(_) => {
                     metrics.reasserted.inc();
                     tracing::warn!(
@@ -88,9 +98,9 @@ enum Due {
 
 /// What to do about the environment's policy: it is written where no policy is, and kept equal to the variables once it is there. It does not
 /// go by itself, neither with the variables nor when other policies come: `lanectl policy delete` deletes it, until the next start.
-fn environment_due(wanted: &Entry, known: &BTreeMap<String, (Bytes, u64)>, key: &str) -> Due {
-    let Some((bytes, revision)) = known.get(key) else {
-        return if known.is_empty() {
+fn environment_due(wanted: &Entry, known: &Known, key: &str) -> Due {
+    let Some((bytes, revision)) = known.values.get(key) else {
+        return if known.values.is_empty() && known.others.is_empty() {
             Due::Create(Box::new(wanted.clone()))
         } else {
             Due::Nothing
@@ -156,13 +166,16 @@ pub async fn policies(
                         was_there |= key == environment_key;
                         // the resource is there to mirror again, and only it may
                         if entry.origin == Origin::Kubernetes {
-                            known.deleted(&key);
+                            known.put_other(&key);
                         } else {
                             known.put(&key, &bytes, revision);
                         }
                         send(&to, Input::Policy(token, Box::new(entry))).await;
                     }
                     Err(reason) => {
+                        if !known.values.contains_key(&key) {
+                            known.put_other(&key);
+                        }
                         metrics.policies_invalid.inc();
                         tracing::warn!(
                             key,
@@ -195,7 +208,7 @@ pub async fn policies(
         if let Some(wanted) = &environment
             && *listed.borrow()
         {
-            write_environment(&bucket, wanted, &known.values, &environment_key).await;
+            write_environment(&bucket, wanted, &known, &environment_key).await;
         }
     }
 }
@@ -209,12 +222,7 @@ fn read_policy(bytes: &[u8], token: &Token) -> Result<Entry, String> {
     }
 }
 
-async fn write_environment(
-    bucket: &Bucket,
-    wanted: &Entry,
-    known: &BTreeMap<String, (Bytes, u64)>,
-    key: &str,
-) {
+async fn write_environment(bucket: &Bucket, wanted: &Entry, known: &Known, key: &str) {
     let (entry, written) = match environment_due(wanted, known, key) {
         Due::Nothing => return,
         Due::Create(entry) => match serde_json::to_vec(&entry) {
@@ -336,9 +344,21 @@ mod tests {
     fn the_environments_policy_is_written_only_where_there_is_none_and_kept_equal() {
         let key = "default.default";
         let other = crate::policies::tests::entry("factory", "floor", serde_json::json!({}));
-        let one = |key: &str, entry: &Entry| BTreeMap::from([(key.to_owned(), stored(entry))]);
+        let one = |key: &str, entry: &Entry| {
+            let mut known = Known::default();
+            let (bytes, revision) = stored(entry);
+            known.put(key, &bytes, revision);
+            known
+        };
         let due = |known| environment_due(&wanted("5"), &known, key);
-        assert_eq!(due(BTreeMap::new()), Due::Create(Box::new(wanted("5"))));
+        assert_eq!(due(Known::default()), Due::Create(Box::new(wanted("5"))));
+        let mut mirrored = Known::default();
+        mirrored.put_other("default.factory_floor");
+        assert_eq!(
+            due(mirrored),
+            Due::Nothing,
+            "a resource's policy counts as one"
+        );
         assert_eq!(due(one("default.factory_floor", &other)), Due::Nothing);
         assert_eq!(due(one(key, &wanted("5"))), Due::Nothing);
         let raised = Entry {

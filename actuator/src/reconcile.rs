@@ -1035,8 +1035,14 @@ impl Reconciler {
                     self.enqueue(key.clone(), true);
                 }
             }
-            Answer::Gone => self.pod_gone(key, Some(&job.target.uid), now),
-            Answer::NotLeading => {}
+            Answer::Gone => {
+                self.pod_gone(key, Some(&job.target.uid), now);
+                // a new pod of that name may have come meanwhile
+                if self.pods.contains_key(key) {
+                    self.enqueue(key.clone(), true);
+                }
+            }
+            Answer::NotLeading => self.enqueue(key.clone(), false),
             Answer::Failed {
                 reason,
                 message,

@@ -18,7 +18,11 @@ struct Api {
 
 impl Api {
     fn new() -> Self {
-        Self { objects: BTreeMap::new(), version: 100, writes: Vec::new() }
+        Self {
+            objects: BTreeMap::new(),
+            version: 100,
+            writes: Vec::new(),
+        }
     }
 
     fn put(&mut self, namespace: &str, name: &str, metadata: Value) -> Pod {
@@ -36,7 +40,9 @@ impl Api {
     }
 
     fn pod(&self, key: &Key) -> Option<Pod> {
-        self.objects.get(key).map(|object| crate::pods::tests::pod(object.clone()))
+        self.objects
+            .get(key)
+            .map(|object| crate::pods::tests::pod(object.clone()))
     }
 
     /// Changes a pod behind the actuator's back.
@@ -44,14 +50,19 @@ impl Api {
         self.version += 1;
         let object = self.objects.get_mut(key).unwrap();
         object["metadata"]["annotations"][annotation] = value;
-        object["metadata"]["annotations"].as_object_mut().unwrap().retain(|_, v| !v.is_null());
+        object["metadata"]["annotations"]
+            .as_object_mut()
+            .unwrap()
+            .retain(|_, v| !v.is_null());
         object["metadata"]["resourceVersion"] = self.version.to_string().into();
         self.pod(key).unwrap()
     }
 
     fn patch(&mut self, job: &Job) -> Answer {
         let key = &job.target.key;
-        let Some(pod) = self.pod(key) else { return Answer::Gone };
+        let Some(pod) = self.pod(key) else {
+            return Answer::Gone;
+        };
         if pod.uid != job.target.uid || pod.resource_version != job.target.resource_version {
             return Answer::Changed(pod);
         }
@@ -87,7 +98,11 @@ impl Bench {
         }
         reconciler.list_ends(now);
         reconciler.lead(true, now);
-        let mut bench = Self { api, reconciler, now };
+        let mut bench = Self {
+            api,
+            reconciler,
+            now,
+        };
         if let Some(spec) = spec {
             bench.policy(spec);
             bench.reconciler.policies_synced(now);
@@ -97,15 +112,21 @@ impl Bench {
     }
 
     fn policy(&mut self, spec: Value) {
-        self.reconciler.policy(token("factory_p"), entry("factory", "p", spec), self.now);
+        self.reconciler
+            .policy(token("factory_p"), entry("factory", "p", spec), self.now);
     }
 
     fn command(&mut self, term: u64, sequence: u64, mbps: f64) {
-        self.send(Command { term, sequence, ..command(Wanted::Limit(mbps * 1e6)) });
+        self.send(Command {
+            term,
+            sequence,
+            ..command(Wanted::Limit(mbps * 1e6))
+        });
     }
 
     fn send(&mut self, command: Command) {
-        self.reconciler.command(command, Duration::ZERO, self.now, Span::none(), self.now);
+        self.reconciler
+            .command(command, Duration::ZERO, self.now, Span::none(), self.now);
     }
 
     /// Writes until nothing is left to do now.
@@ -115,7 +136,11 @@ impl Bench {
             let answer = self.api.patch(&job);
             self.reconciler.written(&job, answer, self.now);
         }
-        self.reconciler.take_reports().into_iter().map(|r| r.outcome).collect()
+        self.reconciler
+            .take_reports()
+            .into_iter()
+            .map(|r| r.outcome)
+            .collect()
     }
 
     fn pass(&mut self, seconds: u64) -> Vec<Outcome> {
@@ -130,7 +155,10 @@ fn token(text: &str) -> Token {
 
 fn command(wanted: Wanted) -> Command {
     Command {
-        slot: Slot { policy: token("factory_p"), class: token("bulk") },
+        slot: Slot {
+            policy: token("factory_p"),
+            class: token("bulk"),
+        },
         term: 5,
         sequence: 1,
         wanted,
@@ -141,20 +169,32 @@ fn command(wanted: Wanted) -> Command {
 }
 
 fn key(name: &str) -> Key {
-    Key { namespace: "factory".into(), name: name.into() }
+    Key {
+        namespace: "factory".into(),
+        name: name.into(),
+    }
 }
 
 fn three_pods() -> Api {
     let mut api = Api::new();
     api.put("factory", "a", json!({}));
     api.put("factory", "b", json!({"annotations": {EGRESS: "50M"}}));
-    api.put("factory", "c", json!({"labels": {"priority": "best-effort", "app": "robot-factory"}}));
+    api.put(
+        "factory",
+        "c",
+        json!({"labels": {"priority": "best-effort", "app": "robot-factory"}}),
+    );
     api.put("other", "d", json!({}));
     api
 }
 
 fn counts(outcome: &Outcome) -> (u32, u32, u32, u32) {
-    (outcome.matched, outcome.changed, outcome.unchanged, outcome.failed)
+    (
+        outcome.matched,
+        outcome.changed,
+        outcome.unchanged,
+        outcome.failed,
+    )
 }
 
 #[test]
@@ -164,13 +204,25 @@ fn a_command_limits_its_pods_and_no_others_and_says_so_once() {
     let outcomes = bench.settle();
     assert_eq!(outcomes.len(), 1, "{outcomes:?}");
     let outcome = &outcomes[0];
-    assert_eq!((outcome.term, outcome.sequence, outcome.trigger.as_str()), (5, 1, "COMMAND"));
+    assert_eq!(
+        (outcome.term, outcome.sequence, outcome.trigger.as_str()),
+        (5, 1, "COMMAND")
+    );
     assert_eq!(counts(outcome), (2, 2, 0, 0));
-    assert_eq!((outcome.not_covered[0].pod.as_str(), outcome.not_covered[0].reason.as_str()), ("factory/c", "critical"));
+    assert_eq!(
+        (
+            outcome.not_covered[0].pod.as_str(),
+            outcome.not_covered[0].reason.as_str()
+        ),
+        ("factory/c", "critical")
+    );
     assert_eq!(bench.api.egress(&key("a")).as_deref(), Some("80M"));
     assert_eq!(bench.api.egress(&key("b")).as_deref(), Some("80M"));
     assert_eq!(bench.api.writes.len(), 2);
-    assert!(bench.pass(40).iter().all(|o| o.trigger == "EXPIRED"), "looking again writes nothing");
+    assert!(
+        bench.pass(40).iter().all(|o| o.trigger == "EXPIRED"),
+        "looking again writes nothing"
+    );
     assert_eq!(bench.api.writes.len(), 2);
 }
 
@@ -198,7 +250,13 @@ fn an_older_command_changes_nothing_and_is_answered_with_the_highest_term() {
         let outcomes = bench.settle();
         assert_eq!(outcomes.len(), 1, "a repetition is only counted");
         assert!(outcomes[0].refused);
-        assert_eq!((outcomes[0].refused_reason.as_str(), outcomes[0].highest_term), (reason, 5));
+        assert_eq!(
+            (
+                outcomes[0].refused_reason.as_str(),
+                outcomes[0].highest_term
+            ),
+            (reason, 5)
+        );
     }
     assert_eq!(bench.api.egress(&key("a")).as_deref(), Some("80M"));
 }
@@ -212,7 +270,12 @@ fn numbers_are_known_again_after_a_restart_from_records_and_outcomes() {
     restarted.command(4, 9, 900.0);
     assert_eq!(restarted.settle()[0].refused_reason, "older_term");
     let slot = command(Wanted::Restore).slot;
-    let newer = Outcome { term: 7, sequence: 1, highest_term: 7, ..Outcome::default() };
+    let newer = Outcome {
+        term: 7,
+        sequence: 1,
+        highest_term: 7,
+        ..Outcome::default()
+    };
     restarted.reconciler.outcome(slot, &newer);
     restarted.command(6, 1, 900.0);
     assert_eq!(restarted.settle()[0].highest_term, 7);
@@ -232,7 +295,10 @@ fn a_command_nobody_may_carry_out_is_refused_and_taken_up_when_the_policy_allows
     unknown.slot.policy = token("factory_nobody");
     bench.send(unknown.clone());
     assert_eq!(bench.settle()[0].refused_reason, "unknown_policy");
-    unknown.slot = Slot { policy: token("factory_p"), class: token("nothing") };
+    unknown.slot = Slot {
+        policy: token("factory_p"),
+        class: token("nothing"),
+    };
     bench.send(unknown);
     assert_eq!(bench.settle()[0].refused_reason, "unknown_class");
     bench.policy(json!({"actuation": "Rollout"}));
@@ -248,7 +314,10 @@ fn a_command_may_arrive_before_the_policies() {
     assert!(bench.settle().is_empty() && bench.api.writes.is_empty());
     bench.policy(json!({}));
     bench.reconciler.policies_synced(bench.now);
-    assert!(bench.settle().is_empty(), "a release may be among the overrides");
+    assert!(
+        bench.settle().is_empty(),
+        "a release may be among the overrides"
+    );
     bench.reconciler.overrides_synced(bench.now);
     assert_eq!(counts(&bench.settle()[0]), (2, 2, 0, 0));
 }
@@ -258,9 +327,15 @@ fn every_end_of_a_policy_restores_what_was_found() {
     type End = fn(&mut Bench);
     let ends: [(&str, End); 4] = [
         ("POLICY_ENDED", |b| b.policy(json!({"mode": "Observe"}))),
-        ("POLICY_ENDED", |b| b.reconciler.policy_deleted(&token("factory_p"), b.now)),
-        ("RELEASED", |b| b.reconciler.released(&token("factory_p"), true, b.now)),
-        ("POLICY_ENDED", |b| b.policy(json!({"bestEffort": [{"class": "other", "selector": {"matchLabels": {"x": "y"}}}]}))),
+        ("POLICY_ENDED", |b| {
+            b.reconciler.policy_deleted(&token("factory_p"), b.now)
+        }),
+        ("RELEASED", |b| {
+            b.reconciler.released(&token("factory_p"), true, b.now)
+        }),
+        ("POLICY_ENDED", |b| {
+            b.policy(json!({"bestEffort": [{"class": "other", "selector": {"matchLabels": {"x": "y"}}}]}))
+        }),
     ];
     for (trigger, end) in ends {
         let mut bench = Bench::new(three_pods(), Some(json!({})));
@@ -269,10 +344,19 @@ fn every_end_of_a_policy_restores_what_was_found() {
         end(&mut bench);
         let outcomes = bench.settle();
         assert_eq!(outcomes.len(), 1, "{outcomes:?}");
-        assert_eq!((outcomes[0].trigger.as_str(), counts(&outcomes[0])), (trigger, (2, 2, 0, 0)));
+        assert_eq!(
+            (outcomes[0].trigger.as_str(), counts(&outcomes[0])),
+            (trigger, (2, 2, 0, 0))
+        );
         assert_eq!(bench.api.egress(&key("a")), None);
         assert_eq!(bench.api.egress(&key("b")).as_deref(), Some("50M"));
-        assert!(bench.api.objects.values().all(|o| o["metadata"]["annotations"].get(RECORD).is_none()));
+        assert!(
+            bench
+                .api
+                .objects
+                .values()
+                .all(|o| o["metadata"]["annotations"].get(RECORD).is_none())
+        );
     }
 }
 
@@ -281,9 +365,13 @@ fn after_a_release_is_taken_back_it_takes_a_new_command() {
     let mut bench = Bench::new(three_pods(), Some(json!({})));
     bench.command(5, 1, 80.0);
     bench.settle();
-    bench.reconciler.released(&token("factory_p"), true, bench.now);
+    bench
+        .reconciler
+        .released(&token("factory_p"), true, bench.now);
     bench.settle();
-    bench.reconciler.released(&token("factory_p"), false, bench.now);
+    bench
+        .reconciler
+        .released(&token("factory_p"), false, bench.now);
     assert!(bench.settle().is_empty());
     assert_eq!(bench.api.egress(&key("a")), None);
     bench.command(6, 2, 70.0);
@@ -309,7 +397,11 @@ fn a_pod_that_comes_later_is_written_first() {
         bench.reconciler.written(&job, answer, bench.now);
     }
     let outcomes = bench.settle();
-    assert_eq!(counts(&outcomes[0]), (20, 20, 0, 0), "the late one is not the command's doing");
+    assert_eq!(
+        counts(&outcomes[0]),
+        (20, 20, 0, 0),
+        "the late one is not the command's doing"
+    );
     assert_eq!(bench.api.egress(&key("zz-late")).as_deref(), Some("80M"));
 }
 
@@ -326,7 +418,11 @@ fn a_limit_changed_by_hand_returns_and_is_counted() {
     bench.reconciler.pod(stripped, Source::Watch, bench.now);
     bench.settle();
     let record = bench.api.pod(&key("b")).unwrap().record().cloned().unwrap();
-    assert_eq!(record.found.as_deref(), Some("50M"), "what was found is not forgotten");
+    assert_eq!(
+        record.found.as_deref(),
+        Some("50M"),
+        "what was found is not forgotten"
+    );
     assert_eq!(bench.reconciler.metrics.drift.get(), 2);
 }
 
@@ -340,7 +436,11 @@ fn a_conflict_is_planned_anew_and_a_failure_tried_again_later() {
     assert!(matches!(answer, Answer::Changed(_)));
     bench.reconciler.written(&job, answer, bench.now);
     let job = bench.reconciler.next_job(bench.now).unwrap();
-    let failed = Answer::Failed { reason: Failure::Throttled, message: "later".into(), retry_after: Some(Duration::from_secs(3)) };
+    let failed = Answer::Failed {
+        reason: Failure::Throttled,
+        message: "later".into(),
+        retry_after: Some(Duration::from_secs(3)),
+    };
     bench.reconciler.written(&job, failed, bench.now);
     assert_eq!(counts(&bench.settle()[0]), (2, 1, 0, 1));
     bench.pass(2);
@@ -358,7 +458,13 @@ fn a_newer_command_overtakes_a_batch_and_no_pod_keeps_the_older_limit() {
     let answer = bench.api.patch(&under_way);
     bench.reconciler.written(&under_way, answer, bench.now);
     let outcomes = bench.settle();
-    assert_eq!(outcomes.iter().map(|o| (o.sequence, counts(o))).collect::<Vec<_>>(), [(1, (2, 0, 0, 0)), (2, (2, 2, 0, 0))]);
+    assert_eq!(
+        outcomes
+            .iter()
+            .map(|o| (o.sequence, counts(o)))
+            .collect::<Vec<_>>(),
+        [(1, (2, 0, 0, 0)), (2, (2, 2, 0, 0))]
+    );
     for name in ["a", "b"] {
         assert_eq!(bench.api.egress(&key(name)).as_deref(), Some("60M"));
     }
@@ -367,16 +473,26 @@ fn a_newer_command_overtakes_a_batch_and_no_pod_keeps_the_older_limit() {
 #[test]
 fn expiry_protects_or_releases_and_a_renewal_brings_the_limit_back() {
     let mut bench = Bench::new(three_pods(), Some(json!({})));
-    let protect = Command { on_stale: StaleAction::Protect, ..command(Wanted::Limit(8e7)) };
+    let protect = Command {
+        on_stale: StaleAction::Protect,
+        ..command(Wanted::Limit(8e7))
+    };
     bench.send(protect.clone());
     bench.settle();
     let outcomes = bench.pass(15);
-    assert_eq!((outcomes[0].trigger.as_str(), counts(&outcomes[0])), ("EXPIRED", (2, 2, 0, 0)));
+    assert_eq!(
+        (outcomes[0].trigger.as_str(), counts(&outcomes[0])),
+        ("EXPIRED", (2, 2, 0, 0))
+    );
     assert_eq!(bench.api.egress(&key("a")).as_deref(), Some("10M"));
     bench.send(protect);
     bench.settle();
     assert_eq!(bench.api.egress(&key("a")).as_deref(), Some("80M"));
-    let release = Command { sequence: 2, on_stale: StaleAction::Release, ..command(Wanted::Limit(8e7)) };
+    let release = Command {
+        sequence: 2,
+        on_stale: StaleAction::Release,
+        ..command(Wanted::Limit(8e7))
+    };
     bench.send(release);
     bench.settle();
     bench.pass(15);
@@ -392,19 +508,33 @@ fn a_restart_with_nothing_but_the_api_server_still_acts_on_expiry() {
         class: token("bulk"),
         term: 3,
         sequence: 3,
-        on_stale: Stale { action, after_ms: 15_000 },
+        on_stale: Stale {
+            action,
+            after_ms: 15_000,
+        },
         min: Bandwidth::from_bps(1e7).unwrap(),
         max: None,
         found: Some("50M".into()),
     };
-    for (name, action) in [("p", StaleAction::Protect), ("r", StaleAction::Release), ("h", StaleAction::Hold)] {
-        api.put("factory", name, json!({"annotations": {EGRESS: "80M", RECORD: record(action).to_json()}}));
+    for (name, action) in [
+        ("p", StaleAction::Protect),
+        ("r", StaleAction::Release),
+        ("h", StaleAction::Hold),
+    ] {
+        api.put(
+            "factory",
+            name,
+            json!({"annotations": {EGRESS: "80M", RECORD: record(action).to_json()}}),
+        );
     }
     let mut bench = Bench::new(api, None);
     assert!(bench.pass(14).is_empty() && bench.api.writes.is_empty());
     let outcomes = bench.pass(1);
     assert_eq!(outcomes.len(), 1);
-    assert_eq!((outcomes[0].trigger.as_str(), outcomes[0].term), ("EXPIRED", 0));
+    assert_eq!(
+        (outcomes[0].trigger.as_str(), outcomes[0].term),
+        ("EXPIRED", 0)
+    );
     assert_eq!(bench.api.egress(&key("p")).as_deref(), Some("10M"));
     assert_eq!(bench.api.egress(&key("r")).as_deref(), Some("50M"));
     assert_eq!(bench.api.egress(&key("h")).as_deref(), Some("80M"));
@@ -417,7 +547,9 @@ fn a_pod_missing_from_a_complete_list_is_gone_and_ends_its_batch() {
     bench.api.objects.remove(&key("a"));
     bench.reconciler.list_begins();
     for key in bench.api.objects.keys() {
-        bench.reconciler.pod(bench.api.pod(key).unwrap(), Source::List, bench.now);
+        bench
+            .reconciler
+            .pod(bench.api.pod(key).unwrap(), Source::List, bench.now);
     }
     bench.reconciler.list_ends(bench.now);
     assert_eq!(counts(&bench.settle()[0]), (1, 1, 0, 0));
@@ -433,19 +565,30 @@ fn who_does_not_lead_writes_and_says_nothing_and_who_takes_over_finishes_the_wor
     assert_eq!(counts(&bench.settle()[0]), (2, 2, 0, 0));
     bench.reconciler.lead(false, bench.now);
     bench.reconciler.lead(true, bench.now);
-    assert!(bench.settle().is_empty(), "what was reported is not reported again");
+    assert!(
+        bench.settle().is_empty(),
+        "what was reported is not reported again"
+    );
 }
 
 #[test]
 fn placement_lists_the_pods_that_may_be_limited_and_the_lowest_value_found() {
     let mut bench = Bench::new(three_pods(), Some(json!({"mode": "Observe"})));
-    assert_eq!(bench.reconciler.take_placements(bench.now), None, "collected first");
+    assert_eq!(
+        bench.reconciler.take_placements(bench.now),
+        None,
+        "collected first"
+    );
     bench.now += PLACEMENT_DEBOUNCE;
     let placements = bench.reconciler.take_placements(bench.now).unwrap();
     let class = &placements[&token("factory_p")].classes[0];
     let names: Vec<_> = class.pods.iter().map(|p| p.name.as_str()).collect();
     assert_eq!((names, class.found_bps), (vec!["a", "b"], Some(5e7)));
-    assert_eq!(bench.reconciler.take_placements(bench.now), None, "nothing changed");
+    assert_eq!(
+        bench.reconciler.take_placements(bench.now),
+        None,
+        "nothing changed"
+    );
 }
 
 /// What happens to the reconciler.

@@ -11,7 +11,10 @@ use crate::world::{Actuator, World};
 async fn holder(world: &World) -> Option<String> {
     let leases: kube::Api<Lease> = kube::Api::namespaced(world.client.clone(), "laneguard");
     let lease = leases.get("laneguard-actuator").await.ok()?;
-    lease.spec?.holder_identity.filter(|holder| !holder.is_empty())
+    lease
+        .spec?
+        .holder_identity
+        .filter(|holder| !holder.is_empty())
 }
 
 /// The replica that leads.
@@ -37,7 +40,11 @@ async fn when_the_leader_dies_or_stops_another_goes_on_without_a_jump() {
     let world = World::new().await;
     world.pod("a", json!({}), json!({})).await;
     world.policy(json!({})).await;
-    let mut actuators = vec![world.started(&[]).await, world.started(&[]).await, world.started(&[]).await];
+    let mut actuators = vec![
+        world.started(&[]).await,
+        world.started(&[]).await,
+        world.started(&[]).await,
+    ];
     world.command(1, 1, 80.0).await;
     world.limited("a", Some("80M")).await;
     let before = world.versions().await;
@@ -48,15 +55,27 @@ async fn when_the_leader_dies_or_stops_another_goes_on_without_a_jump() {
     assert_eq!(world.versions().await, before, "taking over writes nothing");
     world.command(1, 2, 70.0).await;
     world.limited("a", Some("70M")).await;
-    world.outcome("the outcome", |o| o.sequence == 2 && o.changed == 1).await;
+    world
+        .outcome("the outcome", |o| o.sequence == 2 && o.changed == 1)
+        .await;
 
     // an orderly end gives the lease up at once
     let held = holder(&world).await.unwrap();
     let mut stopped = actuators.remove(first);
     kill(pid(&stopped), Signal::SIGTERM).unwrap();
     assert!(stopped.child.wait().await.unwrap().success());
-    until("release", async || stopped.log(), |log| log.contains("lease released")).await;
-    until("another holder", async || holder(&world).await, |now| now.as_ref().is_some_and(|n| *n != held)).await;
+    until(
+        "release",
+        async || stopped.log(),
+        |log| log.contains("lease released"),
+    )
+    .await;
+    until(
+        "another holder",
+        async || holder(&world).await,
+        |now| now.as_ref().is_some_and(|n| *n != held),
+    )
+    .await;
     world.command(1, 3, 60.0).await;
     world.limited("a", Some("60M")).await;
 }
@@ -72,7 +91,12 @@ async fn a_leader_that_was_paused_wakes_up_and_writes_nothing_old() {
     let paused = leader(&actuators).await;
     kill(pid(&actuators[paused]), Signal::SIGSTOP).unwrap();
     let other = &actuators[1 - paused];
-    until("take-over", async || other.metric("laneguard_actuator_leader").await, |leads| *leads == 1.0).await;
+    until(
+        "take-over",
+        async || other.metric("laneguard_actuator_leader").await,
+        |leads| *leads == 1.0,
+    )
+    .await;
     world.command(1, 2, 70.0).await;
     world.limited("a", Some("70M")).await;
     let before = world.versions().await;

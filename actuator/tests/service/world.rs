@@ -77,7 +77,11 @@ impl World {
         for user in &mut config.auth_infos {
             user.auth_info = Some(serde_json::from_value(json!({"token": token})).unwrap());
         }
-        std::fs::write(&kubeconfig, serde_json::to_string(&config_with_secrets(&config, &token)).unwrap()).unwrap();
+        std::fs::write(
+            &kubeconfig,
+            serde_json::to_string(&config_with_secrets(&config, &token)).unwrap(),
+        )
+        .unwrap();
         Self::with(client, kubeconfig, folder, None, Some(server)).await
     }
 
@@ -91,7 +95,15 @@ impl World {
         let broker = Broker::start().await.unwrap();
         let shell = broker.shell("decider", Encoding::Protobuf).await.unwrap();
         shell.bus.ready().await;
-        Self { client, shell, broker: Some(broker), stand_in, _real: real, folder, kubeconfig }
+        Self {
+            client,
+            shell,
+            broker: Some(broker),
+            stand_in,
+            _real: real,
+            folder,
+            kubeconfig,
+        }
     }
 
     pub(crate) fn cluster(&self) -> &Cluster {
@@ -106,7 +118,12 @@ impl World {
     pub(crate) fn start(&self, environment: &[(&str, &str)]) -> Actuator {
         let mut command = tokio::process::Command::new("setpriv");
         command
-            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_laneguard-actuator")])
+            .args([
+                "--pdeathsig",
+                "KILL",
+                "--",
+                env!("CARGO_BIN_EXE_laneguard-actuator"),
+            ])
             .env_clear()
             .env("KUBECONFIG", &self.kubeconfig)
             .env("NATS_URL", self.nats_url())
@@ -152,17 +169,26 @@ impl World {
             }
         }
         let pod: Pod = serde_json::from_value(pod).unwrap();
-        self.pods(NAMESPACE).create(&PostParams::default(), &pod).await.unwrap();
+        self.pods(NAMESPACE)
+            .create(&PostParams::default(), &pod)
+            .await
+            .unwrap();
     }
 
     pub(crate) async fn delete_pod(&self, name: &str) {
-        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        let now = DeleteParams {
+            grace_period_seconds: Some(0),
+            ..DeleteParams::default()
+        };
         self.pods(NAMESPACE).delete(name, &now).await.unwrap();
     }
 
     pub(crate) async fn annotate(&self, name: &str, annotations: Value) {
         let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
-        self.pods(NAMESPACE).patch(name, &PatchParams::default(), &patch).await.unwrap();
+        self.pods(NAMESPACE)
+            .patch(name, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
     }
 
     pub(crate) async fn annotation(&self, name: &str, key: &str) -> Option<String> {
@@ -173,13 +199,25 @@ impl World {
     /// Waits until a pod's limit is this.
     pub(crate) async fn limited(&self, name: &str, limit: Option<&str>) {
         let what = format!("limit {limit:?} on {name}");
-        until(&what, async || self.annotation(name, EGRESS).await, |found| found.as_deref() == limit).await;
+        until(
+            &what,
+            async || self.annotation(name, EGRESS).await,
+            |found| found.as_deref() == limit,
+        )
+        .await;
     }
 
     /// Versions of all pods: the same as before when nothing was written.
     pub(crate) async fn versions(&self) -> Vec<Option<String>> {
-        let pods = self.pods(NAMESPACE).list(&ListParams::default()).await.unwrap();
-        pods.items.into_iter().map(|pod| pod.metadata.resource_version).collect()
+        let pods = self
+            .pods(NAMESPACE)
+            .list(&ListParams::default())
+            .await
+            .unwrap();
+        pods.items
+            .into_iter()
+            .map(|pod| pod.metadata.resource_version)
+            .collect()
     }
 
     /// Stores the policy under test, Enforce with class `bulk` from 10M to 1G, changed by merging `spec`.
@@ -193,27 +231,45 @@ impl World {
         let entry = json!({"origin": "lanectl", "namespace": NAMESPACE, "name": "p", "generation": 1, "spec": full});
         let entry = Entry::from_json(entry.to_string().as_bytes()).unwrap();
         let bucket = self.shell.bus.bucket(storage::POLICIES);
-        bucket.put(&policy_key(), serde_json::to_vec(&entry).unwrap()).await.unwrap();
+        bucket
+            .put(&policy_key(), serde_json::to_vec(&entry).unwrap())
+            .await
+            .unwrap();
     }
 
     /// Publishes a command as a decider does.
     pub(crate) async fn command(&self, term: u64, sequence: u64, mbps: f64) {
-        self.send(Command { term, sequence, ..command(mbps) }).await;
+        self.send(Command {
+            term,
+            sequence,
+            ..command(mbps)
+        })
+        .await;
     }
 
     pub(crate) async fn send(&self, command: Command) {
         let subject = subject::command(&command.cluster, &command.policy, &command.class);
-        self.shell.bus.publish(&subject, &command, Publish::default()).await.unwrap();
+        self.shell
+            .bus
+            .publish(&subject, &command, Publish::default())
+            .await
+            .unwrap();
     }
 
     /// Waits for an outcome of class `bulk` that fits.
     pub(crate) async fn outcome(&self, what: &str, fits: impl Fn(&Outcome) -> bool) -> Outcome {
         let subject = subject::outcome("default", POLICY, "bulk");
         let last = async || {
-            let last = self.shell.bus.last::<Outcome>(Kind::Outcome, &subject).await;
+            let last = self
+                .shell
+                .bus
+                .last::<Outcome>(Kind::Outcome, &subject)
+                .await;
             last.ok().and_then(|last| last.message)
         };
-        until(what, last, |found| found.as_ref().is_some_and(&fits)).await.unwrap()
+        until(what, last, |found| found.as_ref().is_some_and(&fits))
+            .await
+            .unwrap()
     }
 }
 
@@ -244,7 +300,12 @@ impl Actuator {
 
     async fn page(&self, path: &str) -> Option<String> {
         let log = self.log();
-        let address = log.split("address=").nth(1)?.split_whitespace().next()?.to_owned();
+        let address = log
+            .split("address=")
+            .nth(1)?
+            .split_whitespace()
+            .next()?
+            .to_owned();
         let mut stream = TcpStream::connect(address).await.ok()?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
@@ -261,30 +322,54 @@ impl Actuator {
     /// The value of the series whose line begins so; 0 when there is none.
     pub(crate) async fn metric(&self, series: &str) -> f64 {
         let page = self.page("/metrics").await.unwrap_or_default();
-        let line = page.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
         line.unwrap_or(0.0)
     }
 
     /// Waits until a series is at least this.
     pub(crate) async fn counted(&self, series: &str, least: f64) {
-        until(series, async || self.metric(series).await, |value| *value >= least).await;
+        until(
+            series,
+            async || self.metric(series).await,
+            |value| *value >= least,
+        )
+        .await;
     }
 }
 
 async fn client(kubeconfig: &Path) -> kube::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = Kubeconfig::read_from(kubeconfig).unwrap();
-    let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();
+    let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default())
+        .await
+        .unwrap();
     kube::Client::try_from(config).unwrap()
 }
 
 async fn create_namespaces(client: &kube::Client) {
     for namespace in [NAMESPACE, "laneguard"] {
-        create(client, "", "v1", "Namespace", None, json!({"metadata": {"name": namespace}})).await;
+        create(
+            client,
+            "",
+            "v1",
+            "Namespace",
+            None,
+            json!({"metadata": {"name": namespace}}),
+        )
+        .await;
     }
 }
 
-async fn create(client: &kube::Client, group: &str, version: &str, kind: &str, namespace: Option<&str>, object: Value) {
+async fn create(
+    client: &kube::Client,
+    group: &str,
+    version: &str,
+    kind: &str,
+    namespace: Option<&str>,
+    object: Value,
+) {
     let kind = kube::core::GroupVersionKind::gvk(group, version, kind);
     let resource = kube::core::ApiResource::from_gvk(&kind);
     let api: Api<DynamicObject> = match namespace {
@@ -302,7 +387,15 @@ async fn create(client: &kube::Client, group: &str, version: &str, kind: &str, n
 async fn restricted(client: &kube::Client) -> String {
     let rbac = "rbac.authorization.k8s.io";
     let account = json!({"metadata": {"name": "actuator"}});
-    create(client, "", "v1", "ServiceAccount", Some("laneguard"), account).await;
+    create(
+        client,
+        "",
+        "v1",
+        "ServiceAccount",
+        Some("laneguard"),
+        account,
+    )
+    .await;
     let everywhere = json!({"metadata": {"name": "actuator"}, "rules": [
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "patch"]},
         {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list", "watch"]}]});
@@ -310,15 +403,36 @@ async fn restricted(client: &kube::Client) -> String {
     let lease = json!({"metadata": {"name": "actuator"}, "rules": [
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}]});
     create(client, rbac, "v1", "Role", Some("laneguard"), lease).await;
-    let subjects = json!([{"kind": "ServiceAccount", "name": "actuator", "namespace": "laneguard"}]);
+    let subjects =
+        json!([{"kind": "ServiceAccount", "name": "actuator", "namespace": "laneguard"}]);
     let binding = |kind: &str| json!({"metadata": {"name": "actuator"}, "subjects": subjects, "roleRef": {"apiGroup": rbac, "kind": kind, "name": "actuator"}});
-    create(client, rbac, "v1", "ClusterRoleBinding", None, binding("ClusterRole")).await;
-    create(client, rbac, "v1", "RoleBinding", Some("laneguard"), binding("Role")).await;
-    let body = serde_json::to_vec(&json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}})).unwrap();
-    let request = http::Request::post("/api/v1/namespaces/laneguard/serviceaccounts/actuator/token")
-        .header("Content-Type", "application/json")
-        .body(body)
-        .unwrap();
+    create(
+        client,
+        rbac,
+        "v1",
+        "ClusterRoleBinding",
+        None,
+        binding("ClusterRole"),
+    )
+    .await;
+    create(
+        client,
+        rbac,
+        "v1",
+        "RoleBinding",
+        Some("laneguard"),
+        binding("Role"),
+    )
+    .await;
+    let body = serde_json::to_vec(
+        &json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}),
+    )
+    .unwrap();
+    let request =
+        http::Request::post("/api/v1/namespaces/laneguard/serviceaccounts/actuator/token")
+            .header("Content-Type", "application/json")
+            .body(body)
+            .unwrap();
     let answer: Value = client.request(request).await.unwrap();
     answer["status"]["token"].as_str().unwrap().to_owned()
 }
