@@ -40,7 +40,7 @@ pub fn commit(attempted: &Memory, bytes: &[u8], found: Option<(&[u8], u64)>) -> 
     }
 }
 
-/// What a refused command leads to.
+/// What a refused publication leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     /// The stream was wiped, or holds garbage or something older: publish over it.
@@ -56,6 +56,17 @@ pub fn command(ours: &v1::Command, found: Option<&v1::Command>) -> Answer {
     match found {
         Some(last) if order(last) > order(ours) => Answer::Lost,
         Some(last) if order(last) == order(ours) && last.renewal >= ours.renewal => Answer::Stored,
+        _ => Answer::Publish,
+    }
+}
+
+/// Judges a decision that was refused because the subject's last message is not the one expected. `found`: that message. A shadow
+/// decision beside it says nothing about who owns the policy.
+pub fn decision(ours: &v1::Decision, found: Option<&v1::Decision>) -> Answer {
+    let order = |decision: &v1::Decision| (decision.term, decision.sequence);
+    match found.filter(|last| !last.shadow) {
+        Some(last) if order(last) > order(ours) => Answer::Lost,
+        Some(last) if order(last) == order(ours) => Answer::Stored,
         _ => Answer::Publish,
     }
 }
@@ -135,6 +146,27 @@ mod tests {
             (Some(command(11, 1, 0)), Answer::Lost),
         ] {
             assert_eq!(super::command(&ours, found.as_ref()), answer, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_decision_is_judged_by_what_is_there_and_shadows_do_not_count() {
+        let decision = |term, sequence, shadow| v1::Decision {
+            term,
+            sequence,
+            shadow,
+            ..Default::default()
+        };
+        let ours = decision(10, 5, false);
+        for (found, answer) in [
+            (None, Answer::Publish),
+            (Some(decision(10, 4, false)), Answer::Publish),
+            (Some(decision(9, 99, false)), Answer::Publish),
+            (Some(decision(99, 99, true)), Answer::Publish),
+            (Some(decision(10, 5, false)), Answer::Stored),
+            (Some(decision(11, 6, false)), Answer::Lost),
+        ] {
+            assert_eq!(super::decision(&ours, found.as_ref()), answer, "{found:?}");
         }
     }
 }

@@ -76,6 +76,8 @@ enum End {
 struct Stored {
     /// Revision of the memory. `None`: it has none.
     revision: Option<u64>,
+    /// Stream sequence of the last decision.
+    decision: u64,
     /// Stream sequence of the last command of each class.
     commands: BTreeMap<String, u64>,
 }
@@ -158,7 +160,7 @@ impl Keeper {
 
     /// Takes the policy over and decides for it.
     async fn keep(&mut self) -> End {
-        let (mut engine, mut stored) = match self.take_over().await {
+        let (mut engine, mut stored) = match Box::pin(self.take_over()).await {
             Ok(taken) => taken,
             Err(end) => return end,
         };
@@ -168,7 +170,7 @@ impl Keeper {
         if deleted && self.owns() {
             // best effort: another object of this name is told apart by its uid as well
             let tombstone = engine.memory().tombstone();
-            let _ = self.commit(&tombstone, &mut stored.revision).await;
+            let _ = Box::pin(self.commit(&tombstone, &mut stored.revision)).await;
             self.remembered = None;
         } else {
             self.remembered = Some(engine.memory().clone());
@@ -204,8 +206,9 @@ impl Keeper {
         tracing::info!(policy, term, "deciding");
         if let Some(decision) = engine.unpublished(&found) {
             tracing::info!(policy, "publishing a decision that was committed before");
-            self.announce(&decision).await?;
+            self.announce(&decision, &mut stored.decision).await?;
         }
+        engine.published();
         self.show_limits(&engine);
         Ok((engine, stored))
     }
@@ -223,6 +226,7 @@ impl Keeper {
         };
         let mut stored = Stored {
             revision: value.map(|value| value.revision),
+            decision: 0,
             commands: BTreeMap::new(),
         };
         for class in wanted.plan.law.iter().flat_map(|policy| &policy.classes) {
@@ -250,7 +254,8 @@ impl Keeper {
             .last::<v1::Decision>(Kind::Decision, &subject)
             .await
             .map_err(unavailable)?;
-        found.decision = last.message;
+        stored.decision = last.stream_sequence;
+        found.decision = last.message.filter(|decision| !decision.shadow);
         if found.memory.is_none() && found.commands.is_empty() {
             // nothing is left of a policy that we had: the store was wiped
             found.memory.clone_from(&self.remembered);
@@ -286,10 +291,9 @@ impl Keeper {
                 .into_values()
                 .max_by_key(|sample| sample.received);
             let span = self.span(cause.as_ref());
-            let acted = self
-                .act(engine, stored, waiting.highest_term, cause)
-                .instrument(span)
-                .await;
+            // boxed: most of a thousand policies wait most of the time, and need not hold what publishing needs
+            let act = Box::pin(self.act(engine, stored, waiting.highest_term, cause));
+            let acted = act.instrument(span).await;
             match acted {
                 Ok(()) => backoff.reset(),
                 Err(End::Unavailable) => {
@@ -398,10 +402,11 @@ impl Keeper {
         match self.commit(&proposal.memory, &mut stored.revision).await {
             Ok(Commit::Done) => {}
             Ok(Commit::Earlier(memory)) => {
+                engine.abandon(&proposal);
                 let decision = memory.decision();
                 engine.reign(*memory);
                 return match decision {
-                    Some(decision) => self.announce(&decision).await,
+                    Some(decision) => self.announce(&decision, &mut stored.decision).await,
                     None => Ok(()),
                 };
             }
@@ -412,7 +417,9 @@ impl Keeper {
         }
         let before = engine.memory().law.limits.clone();
         if let Some(decision) = engine.settle(*proposal, Instant::now()) {
-            self.announce(&decision).await?;
+            self.announce(&decision, &mut stored.decision).await?;
+            engine.published();
+            self.log(&decision);
             metrics.decided(&decision.action);
             if let Some(cause) = cause {
                 metrics
@@ -483,34 +490,44 @@ impl Keeper {
     }
 
     /// Publishes a committed decision, however long it takes; whoever owns the policy next does it if we no longer do.
-    async fn announce(&self, decision: &v1::Decision) -> Result<(), End> {
+    async fn announce(&self, decision: &v1::Decision, last: &mut u64) -> Result<(), End> {
         let subject = subject::decision(&self.name.cluster, &self.name.policy);
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
         loop {
-            let how = Publish::default();
+            if !self.owns() {
+                return Err(End::Dismissed);
+            }
+            let how = Publish {
+                expect_last: Some(*last),
+                shadow: None,
+            };
             match self.shared.bus.publish(&subject, decision, how).await {
-                Ok(_) => return Ok(()),
+                Ok(published) => {
+                    *last = published.stream_sequence;
+                    return Ok(());
+                }
                 Err(PublishError::Refused(reason)) => {
                     tracing::error!(subject, reason, "decision not published");
                     return Ok(());
                 }
-                Err(PublishError::Unavailable(_) | PublishError::WrongLastSequence) => {}
-            }
-            tokio::time::sleep(backoff.delay()).await;
-            if !self.owns() {
-                return Err(End::Dismissed);
-            }
-            // the server forgets message ids after two minutes, so ask whether the answer alone was lost
-            let last = self
-                .shared
-                .bus
-                .last::<v1::Decision>(Kind::Decision, &subject)
-                .await;
-            let stored = |last: v1::Decision| {
-                (last.term, last.sequence) >= (decision.term, decision.sequence)
-            };
-            if last.is_ok_and(|last| last.message.is_some_and(stored)) {
-                return Ok(());
+                Err(PublishError::Unavailable(_)) => tokio::time::sleep(backoff.delay()).await,
+                Err(PublishError::WrongLastSequence) => {
+                    let found = self
+                        .shared
+                        .bus
+                        .last::<v1::Decision>(Kind::Decision, &subject)
+                        .await;
+                    let Ok(found) = found else {
+                        tokio::time::sleep(backoff.delay()).await;
+                        continue;
+                    };
+                    *last = found.stream_sequence;
+                    match contest::decision(decision, found.message.as_ref()) {
+                        Answer::Publish => {}
+                        Answer::Stored => return Ok(()),
+                        Answer::Lost => return Err(End::Lost),
+                    }
+                }
             }
         }
     }
@@ -580,6 +597,17 @@ impl Keeper {
             }
         }
         Err(None)
+    }
+
+    /// Changed limits are news for an operator; what stays as it is, is not.
+    fn log(&self, decision: &v1::Decision) {
+        let (policy, action) = (self.name.policy.as_str(), decision.action.as_str());
+        let reason = decision.reason.as_str();
+        if decision.limits.iter().any(|l| l.before_bps != l.after_bps) {
+            tracing::info!(policy, action, reason, "limits changed");
+        } else {
+            tracing::debug!(policy, action, reason, "decided");
+        }
     }
 
     fn show_limits(&self, engine: &Engine) {

@@ -96,6 +96,11 @@ impl Engine {
         (published < Some((kept.term, kept.sequence))).then_some(kept)
     }
 
+    /// Every committed decision is published, so none needs to be kept for the next owner.
+    pub fn published(&mut self) {
+        self.memory.outbox = None;
+    }
+
     /// The memory with a term above one that somebody else has seen, to be committed and given to [`Engine::reign`]. `None`: ours is above it.
     pub fn outranked(&self, highest_term: u64, now_ms: i64) -> Option<Memory> {
         (highest_term > self.memory.term).then(|| {
