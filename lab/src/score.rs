@@ -117,8 +117,8 @@ pub struct Load {
     pub windows: usize,
     /// How many of them are violating.
     pub violating: usize,
-    /// From its start to the first of five good windows in a row after the last violating one before them, in
-    /// seconds; 0 when none is violating, absent when that never came.
+    /// From its start to the first of five good windows in a row, in seconds; absent when that never came. Violations after that are
+    /// in `violating`.
     pub protected_after_s: Option<f64>,
     /// What arrived at the sinks, in bits per second.
     pub goodput_bps: f64,
@@ -262,13 +262,10 @@ fn violations(requests: &[Request], start: u64, end: u64) -> Vec<bool> {
 }
 
 fn protected_after(windows: &[bool]) -> Option<f64> {
-    let Some(first) = windows.iter().position(|bad| *bad) else {
-        return Some(0.0);
-    };
-    windows[first..]
+    windows
         .windows(STREAK)
         .position(|streak| !streak.contains(&true))
-        .map(|after| (first + after) as f64)
+        .map(|first| first as f64)
 }
 
 fn sorted_ms<'a>(requests: impl IntoIterator<Item = &'a Request>) -> Vec<f64> {
@@ -541,6 +538,15 @@ mod tests {
         let score = score(&setup(), &raw(requests)).unwrap();
         assert_eq!(score.loads[0].protected_after_s, Some(7.0));
         assert_eq!(score.loads[0].violating, 4);
+    }
+
+    #[test]
+    fn one_late_violation_does_not_undo_protection() {
+        let mut requests = steady(10..29, 1);
+        requests.extend(steady(29..30, 60));
+        let score = score(&setup(), &raw(requests)).unwrap();
+        assert_eq!(score.loads[0].protected_after_s, Some(0.0));
+        assert_eq!(score.loads[0].violating, 1);
     }
 
     #[test]
