@@ -1,5 +1,7 @@
 //! Logs to standard error, traces over OTLP, and trace context in message headers.
 
+use std::io::IsTerminal as _;
+
 use async_nats::HeaderMap;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 use opentelemetry::trace::TracerProvider as _;
@@ -34,7 +36,10 @@ const TRACED: [&str; 5] = [
 /// When the log directives or the OTLP settings cannot be used.
 pub fn init(service: &'static str, args: &CommonArgs) -> Result<Telemetry, ConfigError> {
     let filter = EnvFilter::try_new(&args.log).map_err(|e| ConfigError::new("RUST_LOG", e))?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer()
+        // colours are for a terminal, not for a file or a log collector
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match args.log_format {
         LogFormat::Text => lines.with_filter(filter).boxed(),
         LogFormat::Json => lines

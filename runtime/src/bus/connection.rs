@@ -253,12 +253,12 @@ impl Supervisor {
     async fn run(mut self) -> anyhow::Result<()> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
-            if let Err(reason) = self.until_connected().await {
-                self.latch.not_ready(reason);
-            }
+            let connected = self.until_connected().await;
             if self.shutdown.is_cancelled() {
                 return Ok(());
             }
+            // the client ends only with the process: nothing after that is about the server
+            connected.map_err(anyhow::Error::msg)?;
             let wait = match self.set_up().await {
                 Ok(()) => {
                     backoff.reset();
