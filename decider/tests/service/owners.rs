@@ -128,3 +128,27 @@ async fn a_decision_committed_by_a_dead_owner_is_published_once() {
         .filter(|d| (d.term, d.sequence) == (decision.term, decision.sequence));
     assert_eq!(copies.count(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decider_that_is_stopped_ends_well_and_gives_its_policies_away() {
+    let mut world = World::new().await;
+    let mut stopped = Decider::start(&world.url(), "protobuf");
+    let before = world
+        .commanded("a throttle", |c| c.limit_bps == Some(150e6))
+        .await;
+    let other = Decider::start(&world.url(), "protobuf");
+    stopped.signal(Signal::SIGTERM);
+    let status = until(
+        "its end",
+        async || stopped.0.try_wait().unwrap(),
+        Option::is_some,
+    )
+    .await;
+    assert!(status.is_some_and(|status| status.success()));
+    let after = world
+        .commanded("the other's command", |c| c.term > before.term)
+        .await;
+    assert_eq!(after.limit_bps, before.limit_bps);
+    assert!(other.wrote(&world.memory().await.unwrap()));
+    check(&world.decisions().await);
+}
