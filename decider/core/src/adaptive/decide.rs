@@ -24,6 +24,10 @@ const CUT: (f64, f64) = (0.05, 0.5);
 const DEEPER: [f64; 4] = [0.0, 0.4, 0.6, 0.75];
 /// The smallest step of a test, as a share of the limit.
 const LEAST_STEP: f64 = 0.005;
+/// A pod that sends more than this share of its limit uses it.
+const USED: f64 = 0.9;
+/// A pod that sends less than this share of its limit is held by something else.
+const HELD: f64 = 0.97;
 /// Evaluations in a row that make a picture reliable.
 const FIRM: u8 = 3;
 
@@ -134,7 +138,7 @@ impl Control<'_> {
             }
         } else if end_ms > change.at_ms
             && start_ms < change.at_ms.saturating_add(assumed_ms)
-            && are_used(self.state, usage)
+            && are_used(self.state, usage, USED)
         {
             let shown_ms = start_ms.saturating_sub(change.at_ms).max(0);
             self.memory.effect_ms = Some(bounded_effect(shown_ms.midpoint(assumed_ms)));
@@ -149,13 +153,16 @@ impl Control<'_> {
         if let Some(why) = &seen.unknown {
             return hold(format!("{why}, and without data no limit is raised"));
         }
-        if !self.may_raise || !seen.idle {
+        if !seen.idle {
+            return hold("No newer window came since the last evaluation");
+        }
+        if !self.may_raise {
             return hold("Not every critical workload was heard of since the last change");
         }
         let wants_more = seen
             .usage
             .as_ref()
-            .is_none_or(|usage| are_used(self.state, usage));
+            .is_none_or(|usage| are_used(self.state, usage, USED));
         if !wants_more {
             return hold("Critical workloads are idle, and nobody uses the limits");
         }
@@ -187,6 +194,9 @@ impl Control<'_> {
         }
         let is_mixed = self.is_mixed(worst.start_ms, worst.end_ms);
         if is_mixed && self.memory.change.is_some_and(|change| !change.up) {
+            if let Phase::Episode(episode) = &mut self.memory.phase {
+                episode.last_ms = worst.excess_ms;
+            }
             return hold(format!(
                 "{}, but that window began before the last cut took effect",
                 worst.text
@@ -218,8 +228,12 @@ impl Control<'_> {
     }
 
     fn congested(&mut self, worst: &Finding, mut episode: Episode, in_a_row: u8) -> Verdict {
+        let before_ms = std::mem::replace(&mut episode.last_ms, worst.excess_ms);
         if episode.cuts == 0 {
             episode.excess_ms = episode.excess_ms.max(worst.excess_ms);
+        } else if worst.excess_ms < 0.7 * before_ms {
+            self.memory.phase = Phase::Episode(episode);
+            return hold(format!("{}, but the queue is draining", worst.text));
         } else if worst.excess_ms < 0.8 * episode.excess_ms {
             episode.excess_ms = worst.excess_ms;
             episode.futile = 0;
@@ -235,7 +249,8 @@ impl Control<'_> {
         } else {
             self.parameters.futile_cuts
         };
-        if episode.futile >= enough {
+        // Without usage it is not known whether the limits bite: then only the minimum proves anything.
+        if episode.futile >= enough && self.seen.usage.is_some() {
             return self.give_up(worst, episode, "cutting best-effort did not help");
         }
         let at_minimum = self
@@ -255,7 +270,7 @@ impl Control<'_> {
             return self.cut_blind(worst, episode);
         };
         if is_out_of_reach(self.policy, usage) {
-            return if in_a_row >= FIRM {
+            return if in_a_row >= FIRM && usage.start_ms >= episode.onset_high_ms {
                 self.give_up(worst, episode, "best-effort was idle")
             } else {
                 hold(format!(
@@ -287,7 +302,9 @@ impl Control<'_> {
         let total = usage.total_bps;
         let settle = self.parameters.settle;
         let kept = 1.0 - self.depth(worst, &episode);
-        if !are_used(self.state, usage) {
+        let raise = self.responsible_raise();
+        let is_link = !are_used(self.state, usage, HELD) && raise.is_none_or(|raise| raise.undo < 0.9);
+        if is_link {
             // Limits did not bind: the link did. The share of the window inside the congestion gives the capacity.
             let share = |onset_ms: i64| -> f64 {
                 #[allow(clippy::cast_precision_loss)]
@@ -295,7 +312,12 @@ impl Control<'_> {
                     usage.end_ms.saturating_sub(onset_ms) as f64,
                     usage.end_ms.saturating_sub(usage.start_ms) as f64,
                 );
-                (inside / length).clamp(0.0, 1.0)
+                // What filled the queue was sent, too, and not carried yet.
+                if inside < length {
+                    ((inside + worst.excess_ms) / length).clamp(0.0, 1.0)
+                } else {
+                    1.0
+                }
             };
             let (most, least) = (share(episode.onset_low_ms), share(episode.onset_high_ms));
             if least < 0.5 && in_a_row < FIRM {
@@ -331,20 +353,14 @@ impl Control<'_> {
             );
         }
         // The limits themselves are too high.
-        let (factor, settle, why) = if let Some(raise) = self.responsible_raise() {
+        let (factor, settle, why) = if let Some(raise) = raise {
             self.test_failed();
-            let held = total * raise.undo;
-            self.learn_capacity(Capacity {
-                low_bps: held.min(
-                    self.memory
-                        .capacity
-                        .map_or(held, |capacity| capacity.low_bps),
-                ),
-                high_bps: total,
-            });
+            self.learn_from_raise(total, raise);
             let why = format!("{} after the last raise, which is undone", worst.text);
-            (raise.undo * kept, 1.0 / kept, why)
+            // Of a large raise some part may hold: the middle, by ratio.
+            (raise.undo * kept, raise.undo.sqrt().recip().max(1.0) / kept, why)
         } else {
+            self.memory.held_bps = None;
             self.learn_capacity(Capacity {
                 low_bps: total * settle,
                 high_bps: total,
@@ -377,19 +393,19 @@ impl Control<'_> {
             }
             None => {
                 let kept = worst.ratio.sqrt().recip().clamp(0.5, 0.85);
-                (kept.min(1.0 - deeper), f64::midpoint(1.0, 1.0 / kept))
+                let kept = kept.min(1.0 - deeper);
+                (kept, kept.sqrt().recip())
             }
         };
         let why = format!("{}; what best-effort sends is not known", worst.text);
-        self.lower(
-            Action::CongestionThrottle,
-            why,
-            episode,
-            settle,
-            |policy, state| {
-                scale(policy, state, factor);
-            },
-        )
+        let is_first = self.responsible_raise().is_none();
+        let verdict = self.lower(Action::CongestionThrottle, why, episode, settle, |policy, state| {
+            scale(policy, state, factor);
+        });
+        if is_first {
+            self.memory.test_after_ms = self.now_ms;
+        }
+        verdict
     }
 
     fn lower(
@@ -419,14 +435,17 @@ impl Control<'_> {
         verdict
     }
 
+    /// A raise hurt: what was sent before it holds, what was to be sent after it does not.
+    fn learn_from_raise(&mut self, total: f64, raise: Change) {
+        let held = self.memory.held_bps.unwrap_or(total * raise.undo);
+        self.learn_capacity(Capacity {
+            low_bps: held,
+            high_bps: total.max(held / raise.undo),
+        });
+    }
+
     fn learn_capacity(&mut self, capacity: Capacity) {
-        if self
-            .memory
-            .held_bps
-            .is_some_and(|held| held > capacity.high_bps)
-        {
-            self.memory.held_bps = None;
-        }
+        self.memory.held_bps = self.memory.held_bps.filter(|held| *held <= 0.99 * capacity.high_bps);
         self.memory.capacity = Some(capacity);
         self.memory.mark_bps = capacity.high_bps;
     }
@@ -542,11 +561,7 @@ impl Control<'_> {
         if let Some(raise) = self.responsible_raise() {
             self.test_failed();
             if let Some(usage) = &self.seen.usage {
-                let total = usage.total_bps;
-                self.learn_capacity(Capacity {
-                    low_bps: total * raise.undo,
-                    high_bps: total,
-                });
+                self.learn_from_raise(usage.total_bps, raise);
             }
             let why = format!(
                 "{}, but it rose after the last raise, which is undone",
@@ -560,10 +575,13 @@ impl Control<'_> {
             .seen
             .usage
             .as_ref()
-            .is_some_and(|usage| are_used(self.state, usage));
-        if is_held
+            .is_some_and(|usage| are_used(self.state, usage, USED));
+        if let Phase::Episode(episode) = self.memory.phase
             && in_a_row >= FIRM
-            && self.interval_passed()
+        {
+            return self.drained(worst, episode);
+        }
+        if is_held && in_a_row >= FIRM && self.interval_passed()
             && self.memory.phase == Phase::Steady
         {
             let why = format!(
@@ -587,7 +605,7 @@ impl Control<'_> {
             .seen
             .usage
             .as_ref()
-            .is_none_or(|usage| are_used(self.state, usage));
+            .is_none_or(|usage| are_used(self.state, usage, USED));
         if !is_wanted {
             return hold(format!("{} again, and nobody uses the limits", worst.text));
         }
@@ -619,15 +637,15 @@ impl Control<'_> {
             ));
         }
         let total = usage.total_bps;
-        let budget = self
-            .memory
-            .capacity
-            .map(|capacity| capacity.low_bps * self.parameters.settle);
+        let budget = self.memory.capacity.map(|capacity| {
+            let settled = capacity.low_bps * self.parameters.settle;
+            self.memory.held_bps.map_or(settled, |held| held.max(settled))
+        });
         self.memory.calm_bps = Some(total);
         if let Some(guarded) = self.guard(worst, usage, budget) {
             return guarded;
         }
-        if !are_used(self.state, usage) {
+        if !are_used(self.state, usage, USED) {
             self.memory.streak.room = 0;
             return hold(format!("{}, and nobody uses the limits", worst.text));
         }
@@ -690,7 +708,7 @@ impl Control<'_> {
         };
         if total < 0.95 * budget {
             let room = self.memory.count(|streak| &mut streak.room);
-            if room < FIRM {
+            if room < 2 {
                 return hold(format!("{}, and there seems to be room", worst.text));
             }
             let why = format!(
@@ -698,7 +716,7 @@ impl Control<'_> {
                 worst.text,
                 mbit(budget)
             );
-            return self.raise((budget / total).min(2.0), why);
+            return self.raise((budget / total).min(3.0), why);
         }
         self.memory.streak.room = 0;
         let gap = 0.985 * capacity.high_bps / total - 1.0;
@@ -707,7 +725,7 @@ impl Control<'_> {
                 return hold(format!("{}, and limits are near what hurt", worst.text));
             }
             let why = format!("{}, {} % below what hurt", worst.text, number(gap * 100.0));
-            return self.raise(1.0 + (gap / 4.0).clamp(LEAST_STEP, 0.04), why);
+            return self.raise(1.0 + (gap / 3.0).clamp(LEAST_STEP, if gap > 0.1 { 0.08 } else { 0.04 }), why);
         }
         let left_ms = self.memory.test_after_ms.saturating_sub(self.now_ms);
         if left_ms > 0 {
@@ -717,39 +735,29 @@ impl Control<'_> {
                 seconds(left_ms.unsigned_abs())
             ));
         }
-        let is_above = self.memory.test_step > LEAST_STEP;
-        if !is_above && !self.interval_passed() {
-            return hold(format!("{}, and limits are near what hurt", worst.text));
-        }
         let step = self.memory.test_step.clamp(LEAST_STEP, 0.25);
         // Above the old mark and calm: the network has changed, and the old mark means little.
         if self
             .memory
             .held_bps
-            .is_some_and(|held| held >= self.memory.mark_bps * 1.015)
+            .is_some_and(|held| held >= self.memory.mark_bps * 1.003)
         {
             self.memory.test_step = (step * 2.0).min(0.25);
         }
-        self.raise(
-            1.0 + step,
-            format!(
-                "{}, and what is above the limit that hurt is tried again",
-                worst.text
-            ),
-        )
+        let verdict = self.raise(1.0 + step, format!("{}, and what is above the limit that hurt is tried again", worst.text));
+        self.memory.testing = true;
+        verdict
     }
 
     fn steady_blind(&mut self, worst: &Finding) -> Verdict {
-        if !self.may_raise || !self.interval_passed() {
-            return hold(worst.text.clone());
+        if !self.may_raise || self.now_ms < self.memory.test_after_ms {
+            return hold(format!("{}; what best-effort sends is not known", worst.text));
         }
-        self.raise(
-            1.03,
-            format!(
-                "{}; what best-effort sends is not known, so limits rise slowly",
-                worst.text
-            ),
-        )
+        let step = self.memory.test_step.clamp(0.03, 0.25);
+        self.memory.test_step = (step * 1.5).min(0.25);
+        let verdict = self.raise(1.0 + step, format!("{}; what best-effort sends is not known, so limits are tried out", worst.text));
+        self.memory.testing = true;
+        verdict
     }
 
     fn patience_ms(&self) -> i64 {
@@ -761,7 +769,9 @@ impl Control<'_> {
     fn test_failed(&mut self) {
         let patience_ms = self.patience_ms();
         self.memory.test_after_ms = self.now_ms.saturating_add(patience_ms);
-        self.memory.patience_ms = patience_ms.unsigned_abs().saturating_mul(2);
+        if std::mem::take(&mut self.memory.testing) {
+            self.memory.patience_ms = patience_ms.unsigned_abs().saturating_mul(2);
+        }
         self.memory.test_step = LEAST_STEP;
     }
 
@@ -778,6 +788,7 @@ impl Control<'_> {
         change: impl FnOnce(&Policy, &mut State),
     ) -> Verdict {
         let before = self.state.limits.clone();
+        self.memory.testing = false;
         change(self.policy, self.state);
         if before != self.state.limits {
             let undo = undo(&before, &self.state.limits);

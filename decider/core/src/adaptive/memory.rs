@@ -43,6 +43,8 @@ pub struct Memory {
     pub pods: Option<f64>,
     /// Whether limits were raised while critical traffic was idle, so that nobody saw what that does.
     pub raised_while_idle: bool,
+    /// Whether the last raise was such a test.
+    pub testing: bool,
     /// What each critical workload shows while best-effort does no harm.
     pub floors: Vec<Floor>,
 }
@@ -74,6 +76,8 @@ pub struct Episode {
     pub futile: u8,
     /// Milliseconds above the floor when it last improved.
     pub excess_ms: f64,
+    /// Milliseconds above the floor in the window before.
+    pub last_ms: f64,
     /// By what all limits would have to be multiplied to return to where it last improved.
     pub give_back: f64,
     /// By what limits are multiplied once the queue has drained.
@@ -134,6 +138,8 @@ pub struct Streak {
 pub struct Floor {
     /// The wire id of the workload.
     pub workload: String,
+    /// End of the newest window seen, in the samples' clock, Unix milliseconds: a poll may bring the same window again.
+    pub seen_until_ms: Option<i64>,
     /// 95th percentile.
     pub p95_ms: Option<f64>,
     /// 99th percentile.

@@ -111,7 +111,7 @@ pub(crate) fn evaluate(
         parameters.max_sample_age_ms,
         policy,
         &mut state,
-        &memory.floors,
+        &mut memory.floors,
         samples,
     );
     let before: Vec<f64> = state.limits.iter().map(|limit| limit.limit_bps).collect();

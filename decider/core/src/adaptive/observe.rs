@@ -10,6 +10,9 @@ use crate::{
 
 use super::memory::Floor;
 
+/// A window that ends by more than this before the newest one seen comes from a clock that was set back, milliseconds.
+const CLOCK_STEP_MS: i64 = 60_000;
+
 /// What one evaluation saw.
 pub(super) struct Observation {
     /// Whether any sample was taken in that measured something or said idle.
@@ -81,7 +84,7 @@ pub(super) fn observe(
     max_age_ms: u64,
     policy: &Policy,
     state: &mut State,
-    floors: &[Floor],
+    floors: &mut [Floor],
     samples: &[Sample],
 ) -> Observation {
     let mut seen = Observation {
@@ -129,6 +132,14 @@ pub(super) fn observe(
         {
             newest = Some(sample);
         }
+        // A poll may find no newer scrape: the same window again is no second witness. A clock set back is one.
+        let repeats = floors[index].seen_until_ms.is_some_and(|until| {
+            (until.saturating_sub(CLOCK_STEP_MS)..=until).contains(&sample.window_end_ms)
+        });
+        if repeats {
+            continue;
+        }
+        floors[index].seen_until_ms = Some(sample.window_end_ms);
         let Some(finding) = judge(index, critical, &floors[index], sample) else {
             continue;
         };

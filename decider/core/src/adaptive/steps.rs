@@ -85,13 +85,13 @@ pub(super) fn allowed(state: &State, usage: &Seen) -> f64 {
         .sum()
 }
 
-/// Whether the limits hold pods back: some pod sends nearly its limit.
-pub(super) fn are_used(state: &State, usage: &Seen) -> bool {
+/// Whether the limits hold pods back: some pod sends more than this share of its limit.
+pub(super) fn are_used(state: &State, usage: &Seen, share: f64) -> bool {
     state
         .limits
         .iter()
         .zip(&usage.classes)
-        .any(|(limit, (pods, top_bps))| *pods > 0.0 && *top_bps >= 0.9 * limit.limit_bps)
+        .any(|(limit, (pods, top_bps))| *pods > 0.0 && *top_bps > share * limit.limit_bps)
 }
 
 /// Whether some pod sends more than its limit allows, by which a cut is seen not to be in force yet.
