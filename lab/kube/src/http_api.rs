@@ -18,10 +18,10 @@ use crate::{
     patch::{self, JsonPatchError},
     path::{self, Part, Target},
     query::{ListQuery, Parameters, Selection, WatchQuery, text},
-    render::View,
+    render::{self, View},
     resource::{Kind, Table},
     scale,
-    status::{self, ApiError, ApiResult},
+    status::{self, ApiError, ApiResult, Cause},
     write::{self, DeleteOptions, Origin, Propagation, WriteOptions},
 };
 
@@ -48,7 +48,11 @@ pub(crate) async fn handle(State(api): State<Api>, request: Request) -> Response
         return json_response(StatusCode::OK, document.to_string());
     }
     let Some(target) = path::parse(&path) else {
-        return (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
+        return if path::is_in_served_group(&path) {
+            ApiError::unknown_resource().into_response()
+        } else {
+            (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
+        };
     };
     let parameters = match Query::<Parameters>::try_from_uri(request.uri()) {
         Ok(Query(parameters)) => parameters,
@@ -149,16 +153,17 @@ impl Call {
         View::of(self.target.kind, &self.headers)
     }
 
-    fn write_options(&self) -> ApiResult<WriteOptions> {
+    fn write_options(&self, options: &str) -> ApiResult<WriteOptions> {
         match text(&self.parameters, "dryRun") {
             "" => Ok(WriteOptions::default()),
             "All" => Ok(WriteOptions {
                 dry_run: true,
                 ..WriteOptions::default()
             }),
-            other => Err(ApiError::bad_request(format!(
-                "invalid dryRun: Unsupported value: \"{other}\": supported values: \"All\""
-            ))),
+            other => Err(ApiError::invalid_options(
+                options,
+                Cause::unsupported("dryRun", &json!([other]), "\"All\""),
+            )),
         }
     }
 
@@ -197,10 +202,10 @@ impl Call {
 
     fn create(&self, body: &Bytes) -> ApiResult<Response> {
         let value = self.json_body(body)?;
-        let object = self
-            .api
-            .cluster
-            .create(&self.target, value, &self.write_options()?)?;
+        let object =
+            self.api
+                .cluster
+                .create(&self.target, value, &self.write_options("CreateOptions")?)?;
         Ok(self.show(StatusCode::CREATED, &object))
     }
 
@@ -217,7 +222,7 @@ impl Call {
 
     fn put(&self, body: &Bytes) -> ApiResult<Response> {
         let kind = self.target.kind;
-        let options = self.write_options()?;
+        let options = self.write_options("UpdateOptions")?;
         let mut given = self.json_body(body)?;
         if self.target.part == Part::Scale {
             return self.update_scale(Origin::Put, &options, |_| Ok(given.clone()));
@@ -285,25 +290,30 @@ impl Call {
 
     fn patch(&self, body: &Bytes) -> ApiResult<Response> {
         let kind = self.target.kind;
-        let options = self.write_options()?;
+        let options = self.write_options("PatchOptions")?;
         let format = PatchFormat::of(&self.headers)
             .filter(|format| !(kind.custom && *format == PatchFormat::Strategic))
             .ok_or_else(|| ApiError::unsupported_media_type(PATCH_TYPES))?;
         if format == PatchFormat::Apply {
             return self.apply(body, &options);
         }
+        if self.parameters.contains_key("force") {
+            return Err(ApiError::invalid_options(
+                "PatchOptions",
+                Cause::forbidden("force", "may not be specified for non-apply patch"),
+            ));
+        }
         let patch = parse_json(body)?;
-        let change = |value: Value| format.apply(&self.target, value, &patch);
+        let change = |value: Value| format.apply(value, &patch);
         if self.target.part == Part::Scale {
             return self.update_scale(Origin::Patch, &options, change);
         }
-        let view = View::of(kind, &HeaderMap::new());
         let object =
             self.api
                 .cluster
-                .update(&self.target, Origin::Patch, &options, |_, current| {
+                .update(&self.target, Origin::Patch, &options, |stored, _| {
                     // Patches see the object as it is served, so that tests on kind or on renamed fields work.
-                    let mut value = change(view.value(current))?;
+                    let mut value = change(render::shown(kind, stored))?;
                     to_stored(kind, &mut value);
                     Ok(value)
                 })?;
@@ -316,18 +326,23 @@ impl Call {
         let mut config = parse_yaml(body)?;
         let manager = text(&self.parameters, "fieldManager");
         if manager.is_empty() {
-            let mut error = ApiError::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "Invalid",
-                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
-            );
-            error.details = Some(
-                json!({"group": "meta.k8s.io", "kind": "PatchOptions", "causes": [
-                {"reason": "FieldValueRequired", "message": "Required value: is required for apply patch", "field": "fieldManager"}]}),
-            );
-            return Err(error);
+            return Err(ApiError::invalid_options(
+                "PatchOptions",
+                Cause::required("fieldManager", "is required for apply patch"),
+            ));
+        }
+        if config["kind"].is_null() || config["apiVersion"].is_null() {
+            return Err(ApiError::bad_request("invalid object type: /, Kind="));
         }
         write::check_type(kind, &mut config)?;
+        let given = config["metadata"]["name"].as_str();
+        if given.is_some_and(|given| given != self.name()) {
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({}) does not match the name on the URL ({})",
+                given.unwrap_or_default(),
+                self.name()
+            )));
+        }
         if !config["metadata"]["managedFields"].is_null() {
             return Err(ApiError::bad_request("metadata.managedFields must be nil"));
         }
@@ -338,19 +353,18 @@ impl Call {
             api_version: &api_version,
             now: &now,
         };
-        let view = View::of(kind, &HeaderMap::new());
-        let applied =
-            self.api
-                .cluster
-                .update(&self.target, Origin::Patch, options, |_, current| {
-                    let mut value = apply::apply(&view.value(current), &config, applier)
-                        .map_err(|conflicts| apply_conflict(&conflicts))?;
-                    if let Some(version) = config["metadata"]["resourceVersion"].as_str() {
-                        value["metadata"]["resourceVersion"] = json!(version);
-                    }
-                    to_stored(kind, &mut value);
-                    Ok(value)
-                });
+        let applied = self
+            .api
+            .cluster
+            .update(&self.target, Origin::Patch, options, |stored, _| {
+                let mut value = apply::apply(&render::shown(kind, stored), &config, applier)
+                    .map_err(|conflicts| apply_conflict(&conflicts))?;
+                if let Some(version) = config["metadata"]["resourceVersion"].as_str() {
+                    value["metadata"]["resourceVersion"] = json!(version);
+                }
+                to_stored(kind, &mut value);
+                Ok(value)
+            });
         match applied {
             Err(error) if error.code == StatusCode::NOT_FOUND && self.target.part == Part::Main => {
             }
@@ -439,11 +453,12 @@ impl Call {
             (Some("Foreground"), _) => Some(Propagation::Foreground),
             (None, _) => None,
             (Some(other), _) => {
-                return Err(ApiError::new(
-                    StatusCode::UNPROCESSABLE_ENTITY,
-                    "Invalid",
-                    format!(
-                        "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"{other}\""
+                return Err(ApiError::invalid_options(
+                    "DeleteOptions",
+                    Cause::unsupported(
+                        "propagationPolicy",
+                        &json!(other),
+                        r#""Foreground", "Background", "Orphan", "nil""#,
                     ),
                 ));
             }
@@ -454,7 +469,8 @@ impl Call {
             uid: precondition("uid"),
             resource_version: precondition("resourceVersion"),
             propagation,
-            dry_run: self.write_options()?.dry_run || given["dryRun"] == json!(["All"]),
+            dry_run: self.write_options("DeleteOptions")?.dry_run
+                || given["dryRun"] == json!(["All"]),
         })
     }
 
@@ -552,8 +568,7 @@ impl PatchFormat {
         }
     }
 
-    fn apply(self, target: &Target, mut value: Value, patch: &Value) -> ApiResult<Value> {
-        let name = target.name.as_deref().unwrap_or_default();
+    fn apply(self, mut value: Value, patch: &Value) -> ApiResult<Value> {
         match self {
             Self::Merge if !patch.is_object() => {
                 return Err(ApiError::bad_request("a merge patch is a JSON object"));
@@ -562,7 +577,8 @@ impl PatchFormat {
             Self::Json => patch::json(&mut value, patch).map_err(|error| match error {
                 JsonPatchError::Malformed(why) => ApiError::bad_request(why),
                 JsonPatchError::Failed(why) => {
-                    ApiError::unprocessable_patch(target.kind, name, &why)
+                    tracing::debug!(why, "a JSON patch does not apply");
+                    ApiError::unprocessable_patch()
                 }
             })?,
             Self::Strategic | Self::Apply => {
@@ -603,8 +619,9 @@ impl Cluster {
                     ));
                 }
                 value["spec"]["nodeName"] = json!(node);
-                value["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "True",
-                "lastProbeTime": null, "lastTransitionTime": write::now()}]);
+                let scheduled = json!({"type": "PodScheduled", "status": "True",
+                    "lastProbeTime": null, "lastTransitionTime": write::now()});
+                write::set_condition(&mut value["status"], scheduled);
                 Ok(value)
             },
         )

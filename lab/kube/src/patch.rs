@@ -52,8 +52,13 @@ pub(crate) fn json(target: &mut Value, patch: &Value) -> Result<(), JsonPatchErr
             "remove" => remove(target, path).map(drop)?,
             "replace" => replace(target, path, value()?)?,
             "test" => {
-                let actual = target.pointer(path).unwrap_or(&Value::Null);
-                if *actual != operation.get("value").cloned().unwrap_or(Value::Null) {
+                let wanted = operation.get("value").unwrap_or(&Value::Null);
+                // A member that an object does not have is null; what no object could have is nothing.
+                let actual = target.pointer(path).or_else(|| {
+                    let (parent, _) = split(path)?;
+                    target.pointer(parent)?.is_object().then_some(&Value::Null)
+                });
+                if actual != Some(wanted) {
                     return Err(JsonPatchError::Failed(format!(
                         "testing value {path} failed: test failed"
                     )));
@@ -281,6 +286,7 @@ mod tests {
     fn json_patch_applies_in_order_and_unescapes_paths() {
         let mut target = json!({"metadata": {"annotations": {"a/b": "1"}}, "l": [1, 3]});
         let patch = json!([
+            {"op": "test", "path": "/none", "value": null},
             {"op": "test", "path": "/metadata/annotations/a~1b", "value": "1"},
             {"op": "replace", "path": "/metadata/annotations/a~1b", "value": "2"},
             {"op": "add", "path": "/l/1", "value": 2},
@@ -300,6 +306,7 @@ mod tests {
     fn json_patch_fails_on_a_wrong_test_or_a_missing_path() {
         for patch in [
             json!([{"op": "test", "path": "/a", "value": 2}]),
+            json!([{"op": "test", "path": "/b/c", "value": null}]),
             json!([{"op": "remove", "path": "/b"}]),
             json!([{"op": "replace", "path": "/b/c", "value": 1}]),
             json!([{"op": "add", "path": "/b/c", "value": 1}]),

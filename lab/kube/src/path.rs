@@ -55,6 +55,16 @@ impl Target {
     }
 }
 
+/// Whether a path that addresses nothing is at least in a group that is served: a real server tells the two apart.
+pub(crate) fn is_in_served_group(path: &str) -> bool {
+    let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+    match segments.as_slice() {
+        ["api", version, ..] => resource::is_group_served("", version),
+        ["apis", group, version, ..] => resource::is_group_served(group, version),
+        _ => false,
+    }
+}
+
 /// `None` where a real server knows no such path either.
 pub(crate) fn parse(path: &str) -> Option<Target> {
     let mut segments: Vec<&str> = path.trim_matches('/').split('/').collect();

@@ -10,6 +10,9 @@ use crate::{
     status::{ApiError, ApiResult, Cause},
 };
 
+/// Length of a watch that asks for none; a real server chooses between 30 and 60 minutes.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(45 * 60);
+
 /// The raw parameters by name.
 pub(crate) type Parameters = HashMap<String, String>;
 
@@ -105,7 +108,8 @@ impl ListQuery {
                 ApiError::bad_request("continue key is not valid: invalid token")
             })?),
         };
-        let rv = version(parameters)?;
+        let rv = version(parameters)
+            .map_err(|why| ApiError::bad_request(format!("invalid resource version: {why}")))?;
         if token.is_some() && rv.is_some_and(|rv| rv > 0) {
             return Err(ApiError::bad_request(
                 "specifying resource version is not allowed when using continue",
@@ -121,11 +125,10 @@ impl ListQuery {
                     None => "resourceVersionMatch is forbidden unless resourceVersion is provided",
                     Some(_) => "unsupported value",
                 };
-                return Err(invalid_option(Cause::invalid(
-                    "resourceVersionMatch",
-                    &json!(other),
-                    why,
-                )));
+                return Err(ApiError::invalid_options(
+                    "ListOptions",
+                    Cause::invalid("resourceVersionMatch", &json!(other), why),
+                ));
             }
         };
         Ok(Self {
@@ -159,39 +162,35 @@ impl WatchQuery {
         match (initial, text(parameters, "resourceVersionMatch")) {
             (None, "") | (Some(_), "NotOlderThan") => {}
             (None, _) => {
-                return Err(invalid_option(Cause::forbidden(
-                    "resourceVersionMatch",
-                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-                )));
+                return Err(ApiError::invalid_options(
+                    "ListOptions",
+                    Cause::forbidden(
+                        "resourceVersionMatch",
+                        "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                    ),
+                ));
             }
             (Some(_), _) => {
-                return Err(invalid_option(Cause::forbidden(
-                    "resourceVersionMatch",
-                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                )));
+                return Err(ApiError::invalid_options(
+                    "ListOptions",
+                    Cause::forbidden(
+                        "resourceVersionMatch",
+                        "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                    ),
+                ));
             }
         }
         Ok(Self {
             selection: Selection::parse(target, parameters)?,
-            rv: version(parameters)?,
+            rv: version(parameters).map_err(ApiError::internal)?,
             bookmarks: flag("allowWatchBookmarks"),
             initial_events: initial == Some(true),
-            // A real server chooses between 30 and 60 minutes.
-            timeout: Duration::from_secs(number(parameters, "timeoutSeconds")?.unwrap_or(45 * 60)),
+            timeout: number(parameters, "timeoutSeconds")?
+                .and_then(|seconds| u64::try_from(seconds).ok())
+                .filter(|seconds| *seconds > 0)
+                .map_or(DEFAULT_TIMEOUT, Duration::from_secs),
         })
     }
-}
-
-fn invalid_option(cause: Cause) -> ApiError {
-    let mut error = ApiError::invalid(crate::resource::Table::Pods.kind(), "", vec![cause]);
-    error.message = error
-        .message
-        .replacen("Pod \"\"", "ListOptions.meta.k8s.io \"\"", 1);
-    if let Some(details) = &mut error.details {
-        details["kind"] = json!("ListOptions");
-        details["group"] = json!("meta.k8s.io");
-    }
-    error
 }
 
 /// A parameter, empty if not given.
@@ -199,25 +198,24 @@ pub(crate) fn text<'a>(parameters: &'a Parameters, name: &str) -> &'a str {
     parameters.get(name).map_or("", String::as_str)
 }
 
-fn number(parameters: &Parameters, name: &str) -> ApiResult<Option<u64>> {
+fn number(parameters: &Parameters, name: &str) -> ApiResult<Option<i64>> {
     match text(parameters, name) {
         "" => Ok(None),
-        value => value
-            .parse()
-            .map(Some)
-            .map_err(|_| ApiError::bad_request(format!("invalid {name}: {value:?}"))),
+        value => value.parse().map(Some).map_err(|_| {
+            ApiError::bad_request(format!(
+                "strconv.ParseInt: parsing \"{value}\": invalid syntax"
+            ))
+        }),
     }
 }
 
-fn version(parameters: &Parameters) -> ApiResult<Option<u64>> {
+fn version(parameters: &Parameters) -> Result<Option<u64>, String> {
     match text(parameters, "resourceVersion") {
         "" => Ok(None),
         value => value.parse().map(Some).map_err(|_| {
-            invalid_option(Cause::invalid(
-                "resourceVersion",
-                &json!(value),
-                format!("strconv.ParseUint: parsing \"{value}\": invalid syntax"),
-            ))
+            format!(
+                "resourceVersion: Invalid value: \"{value}\": strconv.ParseUint: parsing \"{value}\": invalid syntax"
+            )
         }),
     }
 }

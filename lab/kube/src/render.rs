@@ -123,18 +123,16 @@ impl View {
         out.put_slice(line.to_string().as_bytes());
         out.put_u8(b'\n');
     }
+}
 
-    /// The object as a value, as [`View::object`] would show it in full.
-    pub(crate) fn value(&self, object: &Object) -> Value {
-        let mut value = if self.kind.storage {
-            object.value()
-        } else {
-            converted(object)
-        };
-        value["kind"] = json!(self.kind.kind);
-        value["apiVersion"] = json!(self.kind.api_version());
-        value
+/// A stored value as it is shown in full.
+pub(crate) fn shown(kind: &Kind, mut stored: Value) -> Value {
+    if !kind.storage {
+        events::from_core(&mut stored);
     }
+    stored["kind"] = json!(kind.kind);
+    stored["apiVersion"] = json!(kind.api_version());
+    stored
 }
 
 fn converted(object: &Object) -> Value {

@@ -96,15 +96,6 @@ impl Kind {
         }
     }
 
-    /// `Pod` or `Deployment.apps`, as validation messages name a kind.
-    pub(crate) fn qualified_kind(&self) -> String {
-        if self.group.is_empty() {
-            self.kind.to_owned()
-        } else {
-            format!("{}.{}", self.kind, self.group)
-        }
-    }
-
     /// The opening of a serialized object, up to where a stored body (which has no type) continues.
     pub(crate) fn type_prefix(&self) -> String {
         format!(
@@ -314,6 +305,13 @@ const EVENT_FIELDS: &[(&str, &str)] = &[
     ("type", "/type"),
     ("reportingComponent", "/reportingComponent"),
 ];
+
+/// Whether anything is served in a group and version.
+pub(crate) fn is_group_served(group: &str, version: &str) -> bool {
+    KINDS
+        .iter()
+        .any(|kind| kind.group == group && kind.version == version)
+}
 
 /// The kind served at a group, version and plural name.
 pub(crate) fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {

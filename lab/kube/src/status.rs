@@ -48,6 +48,14 @@ impl Cause {
         }
     }
 
+    pub(crate) fn unsupported(field: impl Into<String>, value: &Value, supported: &str) -> Self {
+        Self {
+            reason: "FieldValueNotSupported",
+            message: format!("Unsupported value: {value}: supported values: {supported}"),
+            field: field.into(),
+        }
+    }
+
     pub(crate) fn too_long(field: impl Into<String>, limit: usize) -> Self {
         Self {
             reason: "FieldValueTooLong",
@@ -137,24 +145,39 @@ impl ApiError {
     }
 
     pub(crate) fn method_not_allowed() -> Self {
-        Self::new(
+        let mut error = Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "MethodNotAllowed",
             "the server does not allow this method on the requested resource",
-        )
+        );
+        error.details = Some(json!({}));
+        error
     }
 
-    /// A body that was understood but cannot be applied, for instance a JSON patch whose test failed.
-    pub(crate) fn unprocessable_patch(kind: &Kind, name: &str, why: &str) -> Self {
+    /// A resource that a served group does not have.
+    pub(crate) fn unknown_resource() -> Self {
+        let mut error = Self::new(
+            StatusCode::NOT_FOUND,
+            "NotFound",
+            "the server could not find the requested resource",
+        );
+        error.details = Some(json!({}));
+        error
+    }
+
+    /// What a real server answers where it did not foresee an error: 500 without reason.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "", message)
+    }
+
+    /// A patch that was understood but cannot be applied: a JSON patch whose test failed. A real server keeps why to itself.
+    pub(crate) fn unprocessable_patch() -> Self {
         let mut error = Self::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "Invalid",
             "the server rejected our request due to an error in our request",
         );
-        let _ = (kind, name);
-        error.details = Some(json!({
-            "causes": [{"reason": "UnexpectedServerResponse", "message": why}]
-        }));
+        error.details = Some(json!({}));
         error
     }
 
@@ -177,6 +200,16 @@ impl ApiError {
     }
 
     pub(crate) fn invalid(kind: &Kind, name: &str, causes: Vec<Cause>) -> Self {
+        Self::invalid_fields(kind.group, kind.kind, name, &causes)
+    }
+
+    /// Invalid options of a request, for instance `PatchOptions`.
+    pub(crate) fn invalid_options(options: &str, cause: Cause) -> Self {
+        Self::invalid_fields("meta.k8s.io", options, "", &[cause])
+    }
+
+    /// The same for any group and kind. Some checks of a real server name the resource instead of the kind.
+    pub(crate) fn invalid_fields(group: &str, kind: &str, name: &str, causes: &[Cause]) -> Self {
         let listed: Vec<String> = causes
             .iter()
             .map(|cause| format!("{}: {}", cause.field, cause.message))
@@ -185,15 +218,22 @@ impl ApiError {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
+        let qualified = if group.is_empty() {
+            kind.to_owned()
+        } else {
+            format!("{kind}.{group}")
+        };
         let mut error = Self::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "Invalid",
-            format!("{} \"{name}\" is invalid: {text}", kind.qualified_kind()),
+            format!("{qualified} \"{name}\" is invalid: {text}"),
         );
-        let mut about = details(kind.group, kind.kind, name);
+        let mut about = details(group, kind, name);
         about["causes"] = causes
             .iter()
-            .map(|cause| json!({"reason": cause.reason, "message": cause.message, "field": cause.field}))
+            .map(|cause| {
+                json!({"reason": cause.reason, "message": cause.message, "field": cause.field})
+            })
             .collect();
         error.details = Some(about);
         error
@@ -211,9 +251,11 @@ impl ApiError {
             "metadata": metadata,
             "status": "Failure",
             "message": self.message,
-            "reason": self.reason,
             "code": self.code.as_u16(),
         });
+        if !self.reason.is_empty() {
+            body["reason"] = json!(self.reason);
+        }
         if let Some(details) = &self.details {
             body["details"] = details.clone();
         }

@@ -60,7 +60,7 @@ pub(crate) fn is_label_value(text: &str) -> bool {
 }
 
 /// Whether the parts that have a fixed type in every kind have it; a real server fails to decode the object otherwise.
-pub(crate) fn shape(value: &Value) -> Result<(), String> {
+pub(crate) fn shape(kind: &Kind, value: &Value) -> Result<(), String> {
     if !value.is_object() {
         return Err("json: cannot unmarshal value into an object".to_owned());
     }
@@ -96,6 +96,19 @@ pub(crate) fn shape(value: &Value) -> Result<(), String> {
             ));
         }
     }
+    let micro_times: &[&str] = match kind.table {
+        Table::Leases => &["/spec/acquireTime", "/spec/renewTime"],
+        Table::Events => &["/eventTime", "/series/lastObservedTime"],
+        _ => &[],
+    };
+    for pointer in micro_times {
+        let time = value.pointer(pointer).unwrap_or(&Value::Null);
+        if !(time.is_null() || time.as_str().is_some_and(is_micro_time)) {
+            return Err(format!(
+                "parsing time {time} as \"2006-01-02T15:04:05.000000Z07:00\": cannot parse"
+            ));
+        }
+    }
     for field in ["spec", "status", "data"] {
         if !(value[field].is_null() || value[field].is_object()) {
             return Err(format!(
@@ -104,6 +117,15 @@ pub(crate) fn shape(value: &Value) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// A MicroTime: RFC 3339 with exactly six digits after the second.
+fn is_micro_time(text: &str) -> bool {
+    let fraction = text.get(19..).and_then(|rest| rest.strip_prefix('.'));
+    let digits = fraction.map_or(0, |rest| {
+        rest.bytes().take_while(u8::is_ascii_digit).count()
+    });
+    digits == 6 && text.parse::<jiff::Timestamp>().is_ok()
 }
 
 /// Everything wrong with an object that is about to be stored.
@@ -159,18 +181,37 @@ fn metadata(kind: &Kind, metadata: &Value, causes: &mut Vec<Cause>) {
     if size > ANNOTATIONS_LIMIT {
         causes.push(Cause::too_long("metadata.annotations", ANNOTATIONS_LIMIT));
     }
-    for (index, owner) in metadata["ownerReferences"]
+    for (index, finalizer) in metadata["finalizers"]
         .as_array()
         .into_iter()
         .flatten()
         .enumerate()
     {
+        let known = finalizer.as_str().is_some_and(|name| {
+            is_qualified_name(name)
+                && (kind.custom
+                    || name.contains('/')
+                    || matches!(name, "kubernetes" | "orphan" | "foregroundDeletion"))
+        });
+        if !known {
+            causes.push(Cause::invalid(
+                format!("metadata.finalizers[{index}]"),
+                finalizer,
+                "name is neither a standard finalizer name nor is it fully qualified",
+            ));
+        }
+    }
+    for owner in metadata["ownerReferences"].as_array().into_iter().flatten() {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if owner[field].as_str().is_none_or(str::is_empty) {
                 causes.push(Cause::invalid(
-                    format!("metadata.ownerReferences[{index}].{field}"),
+                    format!("metadata.ownerReferences.{field}"),
                     &json!(""),
-                    "must not be empty",
+                    if field == "apiVersion" {
+                        "version must not be empty"
+                    } else {
+                        "must not be empty"
+                    },
                 ));
             }
         }
@@ -264,7 +305,7 @@ pub(crate) fn selector_matches(selector: &Value, labels: &Value) -> bool {
 /// Fields that may not change after creation.
 pub(crate) fn immutable(kind: &Kind, old: &Value, new: &Value) -> Result<(), ApiError> {
     let mut causes = Vec::new();
-    for field in ["uid", "creationTimestamp", "deletionTimestamp", "namespace"] {
+    for field in ["uid", "deletionTimestamp"] {
         if old["metadata"][field] != new["metadata"][field] {
             causes.push(Cause::invalid(
                 format!("metadata.{field}"),
@@ -290,7 +331,10 @@ pub(crate) fn immutable(kind: &Kind, old: &Value, new: &Value) -> Result<(), Api
         ));
     }
     match kind.table {
-        Table::Pods if fixed_pod_spec(&old["spec"]) != fixed_pod_spec(&new["spec"]) => {
+        Table::Pods
+            if old["spec"] != new["spec"]
+                && fixed_pod_spec(&old["spec"]) != fixed_pod_spec(&new["spec"]) =>
+        {
             causes.push(Cause::forbidden(
                 "spec",
                 "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",

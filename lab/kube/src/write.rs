@@ -19,6 +19,9 @@ use crate::{
 /// Attempts at an update whose caller did not name a version, before giving up with a conflict.
 const ATTEMPTS: usize = 50;
 
+/// Namespaces that cannot be deleted.
+const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
+
 /// Options of a creating or updating request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct WriteOptions {
@@ -81,7 +84,7 @@ fn metadata(value: &Value, field: &str) -> String {
 
 /// Refuses a body of another kind, and drops `kind` and `apiVersion`, which are not stored.
 pub(crate) fn check_type(kind: &Kind, value: &mut Value) -> ApiResult<()> {
-    validate::shape(value).map_err(|why| {
+    validate::shape(kind, value).map_err(|why| {
         ApiError::bad_request(format!(
             "{} in version \"{}\" cannot be handled as a {}: {why}",
             kind.kind, kind.version, kind.kind
@@ -128,7 +131,7 @@ impl Cluster {
         }
         self.claim_namespace(target, &mut value)?;
         if !metadata(&value, "resourceVersion").is_empty() {
-            return Err(ApiError::bad_request(
+            return Err(ApiError::internal(
                 "resourceVersion should not be set on objects to be created",
             ));
         }
@@ -253,6 +256,13 @@ impl Cluster {
             let mut new = mutate(old.clone(), &current)?;
             strip_type(kind, &mut new)?;
             let version = metadata(&new, "resourceVersion");
+            if let Err(error) = version.parse::<u64>()
+                && !version.is_empty()
+            {
+                return Err(ApiError::internal(format!(
+                    "resourceVersion \"{version}\": {error}"
+                )));
+            }
             if !version.is_empty() && version != current.rv().to_string() {
                 return Err(ApiError::modified(kind, name));
             }
@@ -296,6 +306,13 @@ impl Cluster {
             let current = self
                 .get(kind.table, &key)
                 .ok_or_else(|| ApiError::not_found(kind, name))?;
+            if kind.table == Table::Namespaces && IMMORTAL.contains(&name) {
+                return Err(ApiError::forbidden(
+                    kind,
+                    name,
+                    "this namespace may not be deleted",
+                ));
+            }
             check_preconditions(kind, &current, options)?;
             let mut value = current.value();
             let grace = grace_period(kind, &current, &value, options);
@@ -366,23 +383,37 @@ fn mark_deleted(kind: &Kind, current: &Object, value: &mut Value, grace: i64) {
 
 fn check_preconditions(kind: &Kind, current: &Object, options: &DeleteOptions) -> ApiResult<()> {
     let version = current.rv().to_string();
-    for (what, place, wanted, actual) in [
-        ("UID", "UID in object meta", &options.uid, current.uid()),
+    for (what, wanted, actual, consequence) in [
+        (
+            "UID",
+            &options.uid,
+            current.uid(),
+            "The object might have been deleted and then recreated",
+        ),
         (
             "ResourceVersion",
-            "ResourceVersion in object meta",
             &options.resource_version,
             version.as_str(),
+            "The object might have been modified",
         ),
     ] {
         if let Some(wanted) = wanted
             && wanted != actual
         {
-            return Err(ApiError::conflict(
-                kind,
-                current.name(),
-                format!("Precondition failed: {what} in precondition: {wanted}, {place}: {actual}"),
-            ));
+            let why = format!(
+                "the {what} in the precondition ({wanted}) does not match the {what} in record ({actual}). {consequence}"
+            );
+            // Unlike other conflicts these name the kind and not the resource.
+            let name = current.name();
+            let mut error = ApiError::conflict(kind, name, &why);
+            error.message = format!(
+                "Operation cannot be fulfilled on {} \"{name}\": {why}",
+                kind.kind
+            );
+            if let Some(details) = &mut error.details {
+                details["kind"] = json!(kind.kind);
+            }
+            return Err(error);
         }
     }
     Ok(())
@@ -428,7 +459,7 @@ fn finalizers_for(value: &Value, propagation: Option<Propagation>) -> Vec<Value>
 fn prepare_update(target: &Target, origin: Origin, old: &Value, new: &mut Value) -> ApiResult<()> {
     let kind = target.kind;
     let name = old["metadata"]["name"].as_str().unwrap_or_default();
-    if let Err(why) = validate::shape(new) {
+    if let Err(why) = validate::shape(kind, new) {
         return Err(match origin {
             Origin::Patch => ApiError::invalid(
                 kind,
@@ -445,20 +476,18 @@ fn prepare_update(target: &Target, origin: Origin, old: &Value, new: &mut Value)
         )));
     }
     let namespace = metadata(new, "namespace");
-    if origin == Origin::Put
-        && !namespace.is_empty()
-        && Some(namespace.as_str()) != target.namespace.as_deref()
-    {
+    if !namespace.is_empty() && Some(namespace.as_str()) != target.namespace.as_deref() {
         return Err(ApiError::bad_request(
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
     }
     let version = metadata(new, "resourceVersion");
     if origin == Origin::Put && version.is_empty() && !kind.unconditional_update {
-        return Err(ApiError::invalid(
-            kind,
+        return Err(ApiError::invalid_fields(
+            kind.group,
+            kind.plural,
             name,
-            vec![Cause::invalid(
+            &[Cause::invalid(
                 "metadata.resourceVersion",
                 &json!(0),
                 "must be specified for an update",
@@ -478,19 +507,14 @@ fn prepare_update(target: &Target, origin: Origin, old: &Value, new: &mut Value)
             ),
         ));
     }
-    let mut restored = vec![
-        "name",
-        "namespace",
-        "uid",
-        "creationTimestamp",
-        "deletionTimestamp",
-    ];
+    let mut restored = vec!["name", "namespace", "uid", "deletionTimestamp"];
     let meta = defaults::ensure_object(new, "metadata");
     for always in [
         "generation",
         "resourceVersion",
         "deletionGracePeriodSeconds",
         "generateName",
+        "creationTimestamp",
     ] {
         meta.remove(always);
         restored.push(always);
@@ -510,9 +534,9 @@ fn prepare_update(target: &Target, origin: Origin, old: &Value, new: &mut Value)
     if let Value::Object(map) = new {
         map.retain(|_, field| !field.is_null());
     }
-    let annotations = |value: &Value| value["metadata"]["annotations"].clone();
-    let changed = specification(old) != specification(new)
-        || kind.table == Table::Deployments && annotations(old) != annotations(new);
+    let changed = !same_specification(old, new)
+        || kind.table == Table::Deployments
+            && old["metadata"]["annotations"] != new["metadata"]["annotations"];
     if kind.generation && target.part != Part::Status && changed {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or_default();
         new["metadata"]["generation"] = json!(generation + 1);
@@ -553,12 +577,30 @@ fn restore_part(kind: &Kind, part: Part, old: &Value, new: &mut Value) {
     }
 }
 
-/// All that counts for the generation.
-fn specification(value: &Value) -> Value {
-    let mut value = value.clone();
-    if let Value::Object(map) = &mut value {
-        map.remove("metadata");
-        map.remove("status");
+/// Whether all that counts for the generation is equal.
+fn same_specification(old: &Value, new: &Value) -> bool {
+    fn counted(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
+        value
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status"))
     }
-    value
+    counted(old).eq(counted(new))
+}
+
+/// Adds or replaces a condition of its type.
+pub(crate) fn set_condition(status: &mut Value, condition: Value) {
+    if !status["conditions"].is_array() {
+        status["conditions"] = json!([]);
+    }
+    if let Value::Array(conditions) = &mut status["conditions"] {
+        match conditions
+            .iter_mut()
+            .find(|known| known["type"] == condition["type"])
+        {
+            Some(known) => *known = condition,
+            None => conditions.push(condition),
+        }
+    }
 }

@@ -54,9 +54,9 @@ async fn until(what: &str, mut condition: impl AsyncFnMut() -> Result<bool>) -> 
         }
         Ok(())
     };
-    tokio::time::timeout(Duration::from_secs(60), poll)
+    tokio::time::timeout(Duration::from_secs(180), poll)
         .await
-        .with_context(|| format!("not within 60 s: {what}"))?
+        .with_context(|| format!("not within 180 s: {what}"))?
 }
 
 fn code<T: std::fmt::Debug>(outcome: kube::Result<T>) -> u16 {

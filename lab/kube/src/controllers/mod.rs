@@ -28,15 +28,11 @@ use crate::{
 const BURST: usize = 200;
 
 /// Pieces of work done before changes are looked at again.
-const TURN: usize = 64;
+const TURN: usize = 256;
 
-/// Something to look at. Ordered by what others depend on.
+/// Something to look at, in the order of doing: what concerns one object before what counts many.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Work {
-    Deployment(String),
-    ReplicaSet(String),
-    StatefulSet(String),
-    DaemonSet(String),
     Schedule(String),
     /// An object with owners: are they there?
     Owners(Table, String),
@@ -44,6 +40,10 @@ enum Work {
     Orphans(String),
     /// An object that waits for the garbage collector's finalizers.
     Finalize(Table, String),
+    Deployment(String),
+    ReplicaSet(String),
+    StatefulSet(String),
+    DaemonSet(String),
     Namespace(String),
 }
 

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Outcome, pods};
-use crate::{cluster::Cluster, object::Object, path::Target, resource::Table, status::ApiResult};
+use crate::{
+    cluster::Cluster, object::Object, path::Target, resource::Table, status::ApiResult,
+    write::set_condition,
+};
 
 /// Remembers whose turn it is.
 #[derive(Debug, Default)]
@@ -58,7 +61,7 @@ impl Scheduler {
                 "Unschedulable",
                 "0 nodes are available",
             );
-            status["conditions"] = json!([condition]);
+            set_condition(&mut status, condition);
             pods::set_status(cluster, Table::Pods, &pod, &status)?;
             return Ok(Outcome::Done);
         }

@@ -76,8 +76,18 @@ pub(crate) async fn conflicts(api: &Api) -> Result<()> {
 pub(crate) async fn refused(api: &Api) -> Result<()> {
     let body = config(json!({"a": "1"}));
     let without = api.path("configmaps/a");
-    let answer = api.patch(&without, APPLY, &body).await?;
-    ensure!(matches!(answer.code, 400 | 422), "{answer:?}");
+    api.patch(&without, APPLY, &body)
+        .await?
+        .refused(422, "Invalid")?;
+    let mut other = body.clone();
+    other["metadata"]["name"] = json!("b");
+    apply(api, "fieldManager=x", &other)
+        .await?
+        .refused(400, "BadRequest")?;
+    let untyped = json!({"metadata": {"name": "a"}});
+    apply(api, "fieldManager=x", &untyped)
+        .await?
+        .refused(400, "BadRequest")?;
     let first = apply(api, "fieldManager=x", &body).await?.ok(201)?;
     apply(api, "fieldManager=x", &config(json!({"a": "2"})))
         .await?

@@ -31,9 +31,15 @@ pub(crate) async fn preconditions(api: &Api) -> Result<()> {
         json!({"resourceVersion": version(&first)}),
     ] {
         let options = json!({"preconditions": preconditions});
-        api.delete_with(&path, &options)
+        let status = api
+            .delete_with(&path, &options)
             .await?
             .refused(409, "Conflict")?;
+        ensure!(
+            text(&status["message"]).contains("in the precondition")
+                && status["details"]["kind"] == "ConfigMap",
+            "{status}"
+        );
     }
     let options = json!({"preconditions": {"uid": first["metadata"]["uid"], "resourceVersion": version(&second)}});
     api.delete_with(&path, &options).await?.ok(200).map(drop)

@@ -74,7 +74,12 @@ pub(crate) async fn not_found(api: &Api) -> Result<()> {
         status["details"] == json!({"name": "none", "kind": "deployments", "group": "apps"}),
         "{status}"
     );
-    api.get(&api.path("nothings")).await?.ok(404)?;
+    api.get(&api.path("nothings"))
+        .await?
+        .refused(404, "NotFound")?;
+    api.get(&api.path("configmaps/none/status"))
+        .await?
+        .refused(404, "NotFound")?;
     api.get("/apis/none.example/v1/nothings").await?.ok(404)?;
     // A list in a namespace that does not exist is empty.
     let list = api
@@ -124,6 +129,12 @@ pub(crate) async fn pages(api: &Api) -> Result<()> {
 pub(crate) async fn bad_token(api: &Api) -> Result<()> {
     let path = format!("{}?limit=1&continue=garbage", api.path("pods"));
     api.get(&path).await?.refused(400, "BadRequest").map(drop)
+}
+
+pub(crate) async fn bad_version(api: &Api) -> Result<()> {
+    let path = format!("{}?resourceVersion=garbage", api.path("pods"));
+    api.get(&path).await?.refused(400, "BadRequest")?;
+    api.get(&format!("{path}&watch=1")).await?.ok(500).map(drop)
 }
 
 pub(crate) async fn any_version(api: &Api) -> Result<()> {
