@@ -206,6 +206,7 @@ fn check_programs() -> anyhow::Result<()> {
         "unshare",
         "nsenter",
         "setpriv",
+        "chrt",
         "mount",
         "sleep",
         "iperf3",

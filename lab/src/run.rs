@@ -1,15 +1,17 @@
 //! One run: everything is started, the phases pass, and the raw logs are complete.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::ChildStdout;
+use tokio::process::{ChildStdout, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -31,7 +33,7 @@ use crate::servers::nats::Nats;
 use crate::servers::prometheus::{Job, Prometheus};
 use crate::services::{Services, Surroundings};
 use crate::summary;
-use crate::tools::Tool;
+use crate::tools::{self, Tool};
 use crate::traffic::senders::Bulk;
 
 /// How often counters are read and parts are checked.
@@ -43,6 +45,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests remembered for the display.
 const RECENT: usize = 20_000;
 const CRITICAL_PORT: u16 = 8080;
+/// What makes `chrt` start something with the least real-time priority.
+const REALTIME: [&str; 2] = ["--rr", "1"];
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -149,7 +153,7 @@ impl<'a> Lab<'a> {
         deploy::create(&cluster.client, scenario).await?;
         deploy::wait_running(&cluster.client, scenario).await?;
 
-        let server = start_server(&network, scenario, &logs)?;
+        let server = start_server(&network, scenario, &logs).await?;
         let loads = scenario
             .phases
             .iter()
@@ -160,7 +164,7 @@ impl<'a> Lab<'a> {
         }
         let metrics = hubble::Metrics::new(scenario.buckets);
         let recent = Recent::default();
-        let (client, output) = start_client(&network, scenario, &logs)?;
+        let (client, output) = start_client(&network, scenario, &logs).await?;
         let measuring = tokio::spawn(measure(
             output,
             Writer::create::<Request>(folder)?,
@@ -555,9 +559,12 @@ async fn start_exporters(
     Ok(vec![hubble, cadvisor])
 }
 
-fn start_server(network: &Network, scenario: &Scenario, logs: &Path) -> anyhow::Result<Process> {
-    let mut command =
-        process::command(&this_program()?, Some(network.namespace(CRITICAL_SERVICE)?))?;
+async fn start_server(
+    network: &Network,
+    scenario: &Scenario,
+    logs: &Path,
+) -> anyhow::Result<Process> {
+    let mut command = critical_part(network.namespace(CRITICAL_SERVICE)?).await?;
     command
         .args(["server", "--listen", &format!("0.0.0.0:{CRITICAL_PORT}")])
         .args(["--response-bytes", &scenario.response_bytes.to_string()]);
@@ -565,14 +572,13 @@ fn start_server(network: &Network, scenario: &Scenario, logs: &Path) -> anyhow::
     Ok(Process::start(name, command, &logs.join("server.log"))?)
 }
 
-fn start_client(
+async fn start_client(
     network: &Network,
     scenario: &Scenario,
     logs: &Path,
 ) -> anyhow::Result<(Process, ChildStdout)> {
     let service = network.address(CRITICAL_SERVICE)?;
-    let mut command =
-        process::command(&this_program()?, Some(network.namespace(CRITICAL_CLIENT)?))?;
+    let mut command = critical_part(network.namespace(CRITICAL_CLIENT)?).await?;
     command
         .args(["client", "--target", &format!("{service}:{CRITICAL_PORT}")])
         .args(["--rate", &scenario.requests_per_second.to_string()])
@@ -586,13 +592,30 @@ fn start_client(
     )?)
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+/// This program as one end of the critical traffic; with real-time priority where the system grants it, so that on a busy
+/// machine the network is measured and not the queue for a processor. (An ordinary user does not get it.)
+async fn critical_part(namespace: &Path) -> anyhow::Result<Command> {
+    let program = env::current_exe().context("this program's own path is unknown")?;
+    let chrt = tools::find("chrt")?;
+    let granted = Command::new(&chrt.path)
+        .args(REALTIME)
+        .arg("true")
+        .stderr(Stdio::null())
+        .status()
+        .await
+        .is_ok_and(|status| status.success());
+    if !granted {
+        let tool = Tool {
+            path: program,
+            library_path: None,
+        };
+        return Ok(process::command(&tool, Some(namespace))?);
+    }
+    let mut command = process::command(&chrt, Some(namespace))?;
+    command.args(REALTIME).arg(program);
+    Ok(command)
 }
 
-fn this_program() -> anyhow::Result<Tool> {
-    Ok(Tool {
-        path: std::env::current_exe().context("this program's own path is unknown")?,
-        library_path: None,
-    })
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -78,7 +78,7 @@ fn is_executable(path: &Path) -> bool {
 fn source_of(name: &str) -> &'static str {
     match name {
         "ip" | "tc" => "the Debian package iproute2",
-        "unshare" | "nsenter" | "setpriv" => "the Debian package util-linux",
+        "unshare" | "nsenter" | "setpriv" | "chrt" => "the Debian package util-linux",
         "mount" => "the Debian package mount",
         "sleep" => "the Debian package coreutils",
         "iperf3" => "the Debian package iperf3 (cargo xtask fetches it)",
