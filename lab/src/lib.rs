@@ -16,6 +16,7 @@ pub mod net;
 pub mod node;
 pub mod process;
 pub mod raw;
+pub mod recorder;
 pub mod run;
 pub mod scenario;
 pub mod score;
