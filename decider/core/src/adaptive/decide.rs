@@ -287,7 +287,7 @@ impl Control<'_> {
                 worst.text
             ));
         }
-        self.cut(worst, episode, usage, in_a_row)
+        self.cut(worst, episode, usage, (worst.excess_ms - before_ms).max(0.0), in_a_row)
     }
 
     fn depth(&self, worst: &Finding, episode: &Episode) -> f64 {
@@ -298,7 +298,7 @@ impl Control<'_> {
     }
 
     /// Cuts by what best-effort sent.
-    fn cut(&mut self, worst: &Finding, episode: Episode, usage: &Seen, in_a_row: u8) -> Verdict {
+    fn cut(&mut self, worst: &Finding, episode: Episode, usage: &Seen, filled_ms: f64, in_a_row: u8) -> Verdict {
         let total = usage.total_bps;
         let settle = self.parameters.settle;
         let kept = 1.0 - self.depth(worst, &episode);
@@ -312,12 +312,8 @@ impl Control<'_> {
                     usage.end_ms.saturating_sub(onset_ms) as f64,
                     usage.end_ms.saturating_sub(usage.start_ms) as f64,
                 );
-                // What filled the queue was sent, too, and not carried yet.
-                if inside < length {
-                    ((inside + worst.excess_ms) / length).clamp(0.0, 1.0)
-                } else {
-                    1.0
-                }
+                // What filled the queue was sent, too, and not carried yet: as if the window had been longer.
+                (inside / length).clamp(0.0, 1.0) + filled_ms / length
             };
             let (most, least) = (share(episode.onset_low_ms), share(episode.onset_high_ms));
             if least < 0.5 && in_a_row < FIRM {
@@ -327,7 +323,7 @@ impl Control<'_> {
                 ));
             }
             let before = self.memory.calm_bps.unwrap_or(0.0).min(total);
-            let carried = |share: f64| (total - before * (1.0 - share)) / share.max(0.25);
+            let carried = |share: f64| (total - before * (1.0 - share).max(0.0)) / share.max(0.25);
             let capacity = Capacity {
                 low_bps: carried(most).max(1.0),
                 high_bps: carried(least).max(carried(most)).max(1.0),
@@ -357,8 +353,13 @@ impl Control<'_> {
             self.test_failed();
             self.learn_from_raise(total, raise);
             let why = format!("{} after the last raise, which is undone", worst.text);
-            // Of a large raise some part may hold: the middle, by ratio.
-            (raise.undo * kept, raise.undo.sqrt().recip().max(1.0) / kept, why)
+            // A queue that grew to D in a time t was filled at 1 + D / t times what the link carries. A full queue grows no more: of
+            // a large raise no more than the middle is kept.
+            let grown_ms = self.ours(worst.end_ms).saturating_sub(raise.at_ms).saturating_sub(self.effect_ms()).max(300);
+            #[allow(clippy::cast_precision_loss)]
+            let carried = 0.98 / (1.0 + worst.excess_ms / grown_ms as f64);
+            let most = if raise.undo < 0.9 { raise.undo.sqrt() } else { 0.99 };
+            (raise.undo * kept, carried.clamp(raise.undo.min(0.985), most) / raise.undo / kept, why)
         } else {
             self.memory.held_bps = None;
             self.learn_capacity(Capacity {
@@ -437,7 +438,8 @@ impl Control<'_> {
 
     /// A raise hurt: what was sent before it holds, what was to be sent after it does not.
     fn learn_from_raise(&mut self, total: f64, raise: Change) {
-        let held = self.memory.held_bps.unwrap_or(total * raise.undo);
+        let held = self.memory.calm_bps.unwrap_or(total * raise.undo).min(total);
+        self.memory.held_bps = Some(held);
         self.learn_capacity(Capacity {
             low_bps: held,
             high_bps: total.max(held / raise.undo),
@@ -568,7 +570,7 @@ impl Control<'_> {
                 worst.text
             );
             return self.change(Action::LatencyGentleThrottle, why, |policy, state| {
-                scale(policy, state, raise.undo);
+                scale(policy, state, raise.undo.min(0.985));
             });
         }
         let is_held = self
@@ -725,7 +727,7 @@ impl Control<'_> {
                 return hold(format!("{}, and limits are near what hurt", worst.text));
             }
             let why = format!("{}, {} % below what hurt", worst.text, number(gap * 100.0));
-            return self.raise(1.0 + (gap / 3.0).clamp(LEAST_STEP, if gap > 0.1 { 0.08 } else { 0.04 }), why);
+            return self.raise(1.0 + (gap / 3.0).clamp(LEAST_STEP, if gap > 0.25 { 0.08 } else { 0.04 }), why);
         }
         let left_ms = self.memory.test_after_ms.saturating_sub(self.now_ms);
         if left_ms > 0 {
