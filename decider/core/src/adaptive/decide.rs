@@ -216,7 +216,8 @@ impl Control<'_> {
         #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
         let before_end = |share: f64| {
             let length_ms = worst.end_ms.saturating_sub(worst.start_ms) as f64;
-            worst.end_ms.saturating_sub((length_ms * share) as i64)
+            // Requests still under way when the window ended are not in it: it began that much earlier.
+            worst.end_ms.saturating_sub((length_ms * share + worst.excess_ms) as i64)
         };
         Episode {
             onset_low_ms: before_end(worst.slow.1),
@@ -561,7 +562,10 @@ impl Control<'_> {
         self.memory.streak.room = 0;
         let in_a_row = self.memory.count(|streak| &mut streak.warned);
         if let Some(raise) = self.responsible_raise() {
+            let wait_ms = self.patience_ms() / 3;
             self.test_failed();
+            // No target was missed: that closes the subject for less long.
+            self.memory.test_after_ms = self.now_ms.saturating_add(wait_ms);
             if let Some(usage) = &self.seen.usage {
                 self.learn_from_raise(usage.total_bps, raise);
             }

@@ -311,9 +311,18 @@ fn mean_rises(targets: &Targets, floor: &Floor, sample: &Sample) -> bool {
     let (Some(mean), Some(usual)) = (sample.mean_ms, floor.mean_ms) else {
         return false;
     };
-    let room = (strictest(targets, floor) - usual).max(0.0);
+    let latency = [targets.p95_ms, targets.p99_ms, targets.mean_ms]
+        .into_iter()
+        .flatten()
+        .fold(f64::INFINITY, f64::min);
+    let nearest = if latency.is_finite() {
+        latency
+    } else {
+        strictest(targets, floor)
+    };
+    let room = (nearest - usual).max(0.0);
     let noise = 4.0 * floor.deviation_ms.unwrap_or(0.0);
-    mean > usual + (0.15 * room).max(noise).min(0.5 * room)
+    mean > usual + (0.2 * room).max(noise).min(0.5 * room)
 }
 
 /// Between which shares the requests of the window were slow, by where the quantiles stand.
