@@ -3,6 +3,9 @@
 //! Nobody compares wall clocks: a challenger takes over when the lease object has not moved for 3 s of its own monotonic clock, and a
 //! leader stops writing when its last successful renewal is 2.5 s old by its own. The API server's compare-and-set on the resource
 //! version lets only one of several challengers win.
+//!
+//! A replica without NATS is a poor leader: it hears no commands. While it is cut off it lets others go first, and gives the lease up once
+//! when it is cut off while leading. Where nobody has NATS one of them leads all the same, for expiry.
 
 use std::time::Duration;
 
@@ -20,6 +23,12 @@ const TRUST: Duration = Duration::from_millis(2500);
 const RENEW: Duration = Duration::from_secs(1);
 /// Between looks of a challenger.
 const LOOK: Duration = Duration::from_millis(500);
+/// A leader that was cut off from NATS this long gives the lease up.
+const YIELD: Duration = Duration::from_secs(10);
+/// So long a replica without NATS leaves a free lease to others.
+const ABSTAIN: Duration = Duration::from_secs(5);
+/// Between looks while it does: NATS may be there in a moment.
+const LOOK_ABSTAINING: Duration = Duration::from_millis(200);
 /// How long a request about the lease may take; the next one follows.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -69,9 +78,60 @@ struct Candidate {
     identity: String,
     /// The lease's version when it last moved, and when that was seen.
     seen: Option<(String, Instant)>,
+    /// Since when it leaves a free lease to others.
+    abstaining: Option<Instant>,
+    /// Whether it had NATS in this leadership.
+    connected: bool,
+    /// Since when it has been cut off from NATS while leading.
+    cut_off: Option<Instant>,
 }
 
 impl Candidate {
+    fn new(identity: String) -> Self {
+        Self {
+            identity,
+            seen: None,
+            abstaining: None,
+            connected: false,
+            cut_off: None,
+        }
+    }
+
+    /// Whether it may take a lease that is free.
+    fn may_claim(&mut self, connected: bool, now: Instant) -> bool {
+        if connected {
+            self.abstaining = None;
+            return true;
+        }
+        now - *self.abstaining.get_or_insert(now) >= ABSTAIN
+    }
+
+    /// Whether it has to give the lease up that it holds.
+    fn must_yield(&mut self, connected: bool, now: Instant) -> bool {
+        if connected {
+            self.connected = true;
+            self.cut_off = None;
+        }
+        if connected || !self.connected || now - *self.cut_off.get_or_insert(now) < YIELD {
+            return false;
+        }
+        self.connected = false;
+        self.cut_off = None;
+        self.abstaining = Some(now);
+        true
+    }
+
+    /// Somebody else holds the lease.
+    fn others_lead(&mut self) {
+        self.abstaining = None;
+        self.connected = false;
+        self.cut_off = None;
+    }
+
+    fn holds(&self, lease: &Lease) -> bool {
+        lease.spec.as_ref().and_then(|s| s.holder_identity.as_ref()) == Some(&self.identity)
+    }
+
     fn look(&mut self, lease: Option<Lease>, now: Instant) -> Step {
         let Some(lease) = lease else {
             return Step::Create;
@@ -116,7 +176,6 @@ impl Candidate {
 }
 
 /// Runs for the lease until asked to stop.
-#[derive(Debug)]
 pub struct Elector {
     api: Api<Lease>,
     name: String,
@@ -126,27 +185,29 @@ pub struct Elector {
     held: Option<Lease>,
     /// The last failure that was logged.
     logged: Option<String>,
+    /// Whether NATS is there.
+    connected: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl Elector {
-    /// A candidate for the lease `namespace/name`. `identity` must be this process's alone.
+    /// A candidate for the lease `namespace/name`. `identity` must be this process's alone; `connected` says
+    /// whether NATS is there.
     pub fn new(
         client: kube::Client,
         namespace: &str,
         name: &str,
         identity: String,
+        connected: impl Fn() -> bool + Send + Sync + 'static,
     ) -> (Self, Leadership) {
         let (state, receiver) = watch::channel(None);
         let elector = Self {
             api: Api::namespaced(client, namespace),
             name: name.to_owned(),
-            candidate: Candidate {
-                identity,
-                seen: None,
-            },
+            candidate: Candidate::new(identity),
             state,
             held: None,
             logged: None,
+            connected: Box::new(connected),
         };
         (elector, Leadership(receiver))
     }
@@ -162,7 +223,11 @@ impl Elector {
                 () = self.round(began) => {}
                 _ = &mut done => break,
             }
-            let pause = if self.held.is_some() { RENEW } else { LOOK };
+            let pause = match (&self.held, self.candidate.abstaining) {
+                (Some(_), _) => RENEW,
+                (None, Some(_)) => LOOK_ABSTAINING,
+                (None, None) => LOOK,
+            };
             tokio::select! {
                 () = tokio::time::sleep_until(began + pause) => {}
                 _ = &mut done => break,
@@ -204,19 +269,31 @@ impl Elector {
     }
 
     async fn attempt(&mut self, now: Instant) -> Result<(), kube::Error> {
+        let connected = (self.connected)();
+        if self.held.is_some() && self.candidate.must_yield(connected, now) {
+            tracing::warn!("cut off from NATS: the lease is left to another replica");
+            self.lost();
+            self.release().await;
+            return Ok(());
+        }
+        let mut ours = self.held.is_some();
         let step = match self.held.take() {
             Some(lease) => Step::Claim(Box::new(lease)),
-            None => self
-                .candidate
-                .look(self.api.get_opt(&self.name).await?, now),
+            None => {
+                let lease = self.api.get_opt(&self.name).await?;
+                ours = lease.as_ref().is_some_and(|l| self.candidate.holds(l));
+                self.candidate.look(lease, now)
+            }
         };
         let at = wall_clock();
         let how = PostParams::default();
         let written = match step {
             Step::Wait => {
+                self.candidate.others_lead();
                 self.lost();
                 return Ok(());
             }
+            _ if !ours && !self.candidate.may_claim(connected, now) => return Ok(()),
             Step::Create => {
                 let blank = Lease {
                     metadata: ObjectMeta {
@@ -236,6 +313,7 @@ impl Elector {
         match written {
             Ok(lease) => {
                 self.held = Some(lease);
+                self.candidate.connected |= connected;
                 self.state.send_replace(Some(now + TRUST));
                 Ok(())
             }
@@ -281,10 +359,7 @@ mod tests {
     use super::*;
 
     fn candidate(identity: &str) -> Candidate {
-        Candidate {
-            identity: identity.into(),
-            seen: None,
-        }
+        Candidate::new(identity.into())
     }
 
     fn lease(holder: &str, version: &str) -> Lease {
@@ -325,6 +400,35 @@ mod tests {
         assert_eq!(b.look(None, now), Step::Create);
         assert!(matches!(b.look(Some(lease("", "1")), now), Step::Claim(_)));
         assert!(matches!(b.look(Some(lease("b", "1")), now), Step::Claim(_)));
+    }
+
+    #[test]
+    fn who_has_no_nats_lets_others_go_first_and_leads_if_nobody_does() {
+        let mut b = candidate("b");
+        let start = Instant::now();
+        assert!(!b.may_claim(false, start));
+        assert!(b.may_claim(true, start + Duration::from_secs(1)));
+        assert!(!b.may_claim(false, start + Duration::from_secs(10)));
+        assert!(b.may_claim(false, start + Duration::from_secs(15)));
+    }
+
+    #[test]
+    fn a_leader_that_is_cut_off_yields_once() {
+        let mut b = candidate("b");
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert!(
+            !b.must_yield(false, at(0)) && !b.must_yield(false, at(60)),
+            "it never had NATS"
+        );
+        assert!(!b.must_yield(true, at(60)) && !b.must_yield(false, at(61)));
+        assert!(
+            !b.must_yield(true, at(65)) && !b.must_yield(false, at(66)),
+            "it came back"
+        );
+        assert!(b.must_yield(false, at(76)));
+        assert!(!b.may_claim(false, at(77)) && b.may_claim(false, at(81)));
+        assert!(!b.must_yield(false, at(200)));
     }
 
     #[test]

@@ -99,6 +99,10 @@ pub async fn run(args: Args, mut process: Process) -> anyhow::Result<Process> {
         &lease_namespace,
         &kubernetes.lease_name,
         identity,
+        {
+            let bus = bus.clone();
+            move || bus.is_connected()
+        },
     );
     let links = Links {
         seen,

@@ -1,10 +1,14 @@
 //! Several replicas: one writes, another goes on.
 
+use std::net::SocketAddr;
+
 use k8s_openapi::api::coordination::v1::Lease;
 use laneguard_tests::wait::until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 use crate::world::{Actuator, World};
 
@@ -104,4 +108,50 @@ async fn a_leader_that_was_paused_wakes_up_and_writes_nothing_old() {
     let leads = async || actuators[paused].metric("laneguard_actuator_leader").await;
     until("stepping down", leads, |leads| *leads == 0.0).await;
     assert_eq!(world.versions().await, before);
+}
+
+/// A road to NATS that can be cut.
+struct Road {
+    address: SocketAddr,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Road {
+    async fn to(nats: &str) -> Self {
+        let target = nats.trim_start_matches("nats://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(async move {
+            // ends with its connections when aborted
+            let mut connections = JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                let target = target.clone();
+                connections.spawn(async move {
+                    if let Ok(mut far) = TcpStream::connect(target).await {
+                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                    }
+                });
+            }
+        });
+        Self { address, task }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_cut_off_from_nats_leaves_the_lease_to_one_that_hears_commands() {
+    let world = World::new().await;
+    world.pod("a", json!({}), json!({})).await;
+    world.policy(json!({})).await;
+    let road = Road::to(&world.nats_url()).await;
+    let by_road = format!("nats://{}", road.address);
+    let cut_off = world.started(&[("NATS_URL", &by_road)]).await;
+    let other = world.started(&[]).await;
+    world.command(1, 1, 80.0).await;
+    world.limited("a", Some("80M")).await;
+    assert_eq!(cut_off.metric("laneguard_actuator_leader").await, 1.0);
+    road.task.abort();
+    let leads = async || other.metric("laneguard_actuator_leader").await;
+    until("take-over", leads, |leads| *leads == 1.0).await;
+    world.command(1, 2, 70.0).await;
+    world.limited("a", Some("70M")).await;
 }
