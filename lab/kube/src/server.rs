@@ -1,10 +1,17 @@
 //! Serving a cluster over HTTP.
 
-use std::{future::Future, net::SocketAddr};
+use std::{
+    future::Future,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use anyhow::Context;
 use axum::{Router, serve::ListenerExt};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
 
 use crate::{
     cluster::Cluster,
@@ -44,11 +51,13 @@ pub async fn serve(
     }
 }
 
-/// A served cluster, for tests: stops when dropped.
+/// A served cluster, for tests. Dropping it refuses new connections, closes idle ones and ends watches.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
     cluster: Cluster,
+    // Dropped first: that is the signal to stop.
+    stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
 
@@ -58,24 +67,50 @@ impl Server {
     /// # Errors
     /// When no port can be bound.
     pub async fn start(cluster: Cluster) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0))
+        Self::start_on(cluster, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await
+    }
+
+    /// Serves `cluster` on a given address, for instance that of a [`Server`] that was stopped, to end an outage.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub async fn start_on(cluster: Cluster, address: SocketAddr) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(address)
             .await
-            .context("no free loopback port")?;
+            .with_context(|| format!("cannot listen on {address}"))?;
         let address = listener.local_addr()?;
+        let (stop, stopped) = oneshot::channel::<()>();
         let served = cluster.clone();
         let task = tokio::spawn(async move {
-            if let Err(error) = serve(listener, served, std::future::pending()).await {
+            // An error means that the sender was dropped, which is the other way to stop.
+            let shutdown = async { drop(stopped.await) };
+            if let Err(error) = serve(listener, served, shutdown).await {
                 tracing::error!(error = format!("{error:#}"), "the stand-in ended");
             }
         });
         Ok(Self {
             address,
             cluster,
+            stop: Some(stop),
             task,
         })
     }
 
-    /// Where it is served: `http://127.0.0.1:PORT`.
+    /// Stops serving and waits until every connection is closed. The cluster keeps its state, without controllers.
+    pub async fn stop(mut self) {
+        self.stop = None;
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the stand-in panicked");
+        }
+    }
+
+    /// Where it is served.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The same as a URL: `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
@@ -91,13 +126,5 @@ impl Server {
     #[must_use]
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Connections are tasks of their own: end what they wait for, too.
-        self.cluster.cut_watches();
-        self.task.abort();
     }
 }

@@ -157,6 +157,27 @@ async fn kubes_watcher_survives_cut_watches_and_compaction() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_stopped_server_is_unreachable_and_comes_back_with_its_state() -> Result<()> {
+    let server = Server::start(Cluster::new()).await?;
+    let pods: Api<Pod> = Api::namespaced(client(&server).await?, "default");
+    let pod = pods.create(&PostParams::default(), &pod("a")).await?;
+    let mut watch = pods
+        .watch(&kube::api::WatchParams::default(), "0")
+        .await?
+        .boxed();
+    watch.try_next().await?.context("an event")?;
+    let (address, cluster) = (server.address(), server.cluster().clone());
+    tokio::time::timeout(Duration::from_secs(10), server.stop())
+        .await
+        .context("an open watch or connection holds it up")?;
+    ensure!(watch.try_next().await?.is_none(), "the watch goes on");
+    ensure!(pods.get("a").await.is_err(), "it still answers");
+    let _server = Server::start_on(cluster, address).await?;
+    ensure!(pods.get("a").await?.uid() == pod.uid());
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_continued_list_after_compaction_is_expired_and_offers_the_rest() -> Result<()> {
     let server = Server::start(Cluster::new()).await?;
     let client = client(&server).await?;
