@@ -1,6 +1,7 @@
 //! The lab as a process: it measures, it notices what dies, and it leaves nothing behind.
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as well")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laneguard_lab::exporter::{Exporter, hubble};
-use laneguard_lab::raw::{Outcome, Request};
+use laneguard_lab::raw::{self, Outcome, PodAction, PodEvent, Request};
 use laneguard_lab::scenario::Buckets;
 use laneguard_lab::servers::http_client;
 use laneguard_lab::servers::nats::Nats;
@@ -117,6 +118,56 @@ async fn an_unprotected_run_violates_and_its_score_follows_from_the_raw_logs_alo
         .unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(fs::read_to_string(&summary).unwrap(), shown);
+}
+
+#[tokio::test]
+async fn with_laneguard_fewer_windows_violate_and_every_limit_is_explained_by_a_decision() {
+    if !possible().await {
+        return;
+    }
+    for service in ["collector", "decider", "actuator"] {
+        let binary = Path::new(env!("CARGO_BIN_EXE_laneguard-lab"))
+            .with_file_name(format!("laneguard-{service}"));
+        let hint =
+            "run the tests with `cargo xtask test`, or `cargo build --workspace --bins` before";
+        assert!(
+            binary.is_file(),
+            "{} is not built; {hint}",
+            binary.display()
+        );
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let output = lab()
+        .args(["demo", "--phases", "idle:4,load:15,idle:1", "--out"])
+        .arg(folder.path())
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let summary = fs::read_to_string(folder.path().join("summary.json")).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+    assert_eq!(summary["with"]["pods_restarted"], 0, "{summary}");
+
+    let decisions = fs::read_to_string(folder.path().join("with/decisions.jsonl")).unwrap();
+    let decided: BTreeSet<u64> = decisions
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .inspect(|decision| assert!(!decision["reason"].as_str().unwrap().is_empty()))
+        .filter_map(|decision| decision["limits"][0]["afterBps"].as_f64())
+        .map(|bits| bits as u64)
+        .collect();
+    let applied: Vec<u64> = raw::read::<PodEvent>(&folder.path().join("with"))
+        .unwrap()
+        .into_iter()
+        .filter_map(|event| match event.action {
+            PodAction::Limited(bits) => Some(bits),
+            _ => None,
+        })
+        .collect();
+    assert!(!applied.is_empty());
+    for limit in applied {
+        assert!(decided.contains(&limit), "{limit} is not among {decided:?}");
+    }
 }
 
 #[tokio::test]
