@@ -49,7 +49,7 @@ pub fn score(folder: &Path) -> anyhow::Result<Score> {
 /// Scores the folder of a run, or of a demo with its two runs; writes each `summary.json` anew and returns the table.
 ///
 /// # Errors
-/// As [`score`].
+/// As [`score()`].
 pub fn score_folder(folder: &Path) -> anyhow::Result<String> {
     if folder.join(SCENARIO_FILE).is_file() {
         let score = score(folder)?;
