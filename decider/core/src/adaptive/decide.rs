@@ -727,11 +727,17 @@ impl Control<'_> {
         self.memory.streak.room = 0;
         let gap = 0.985 * capacity.high_bps / total - 1.0;
         if gap > LEAST_STEP {
+            if gap < 0.1 && !worst.quiet {
+                return hold(format!("{}, and signals have begun to rise", worst.text));
+            }
             if gap < 0.03 && !self.interval_passed() {
                 return hold(format!("{}, and limits are near what hurt", worst.text));
             }
             let why = format!("{}, {} % below what hurt", worst.text, number(gap * 100.0));
             return self.raise(1.0 + (gap / 3.0).clamp(LEAST_STEP, if gap > 0.25 { 0.08 } else { 0.04 }), why);
+        }
+        if !worst.quiet {
+            return hold(format!("{}, and signals have begun to rise", worst.text));
         }
         let left_ms = self.memory.test_after_ms.saturating_sub(self.now_ms);
         if left_ms > 0 {

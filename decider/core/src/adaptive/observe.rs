@@ -42,6 +42,8 @@ pub(super) struct Finding {
     pub(super) excess_ms: f64,
     /// Between which shares of the window's requests were slow.
     pub(super) slow: (f64, f64),
+    /// Whether no signal has begun to rise: only then limits near what hurt are raised.
+    pub(super) quiet: bool,
     /// Whether the histogram's buckets prove the violation.
     pub(super) proven: bool,
     /// In words.
@@ -243,11 +245,13 @@ fn judge(workload: usize, critical: &Critical, floor: &Floor, sample: &Sample) -
         })
     });
     let mut worst: Option<Signal> = None;
-    let mut early = false;
+    let (mut early, mut quiet) = (false, true);
     let mut proven = false;
     for signal in signals {
         let floor = signal.floor.unwrap_or(0.0).min(signal.target);
-        early |= signal.value > floor + 0.6 * (signal.target - floor);
+        let risen = (signal.value - floor) / (signal.target - floor).max(f64::MIN_POSITIVE);
+        early |= risen > 0.6;
+        quiet &= risen < 0.25;
         // A bucket that straddles the target proves nothing; an edge at the target does.
         proven |= signal.value > signal.target
             && signal
@@ -262,7 +266,9 @@ fn judge(workload: usize, critical: &Critical, floor: &Floor, sample: &Sample) -
     }
     let worst = worst?;
     let ratio = worst.value / worst.target;
-    early |= mean_rises(targets, floor, sample);
+    let mean_risen = mean_rise(targets, floor, sample);
+    early |= mean_risen > 1.0;
+    quiet &= mean_risen < 0.5;
     let (level, relation) = if ratio > 1.0 {
         (Level::Violating, "above")
     } else if early {
@@ -279,6 +285,7 @@ fn judge(workload: usize, critical: &Critical, floor: &Floor, sample: &Sample) -
         ratio,
         excess_ms: excess(floor, sample, slow.0),
         slow,
+        quiet,
         proven,
         text: format!(
             "{} {} ms is {relation} its target of {} ms",
@@ -306,10 +313,11 @@ fn strictest(targets: &Targets, floor: &Floor) -> f64 {
         .fold(f64::INFINITY, f64::min)
 }
 
-/// The mean is exact whatever the buckets: a queue shows in it long before a coarse quantile moves.
-fn mean_rises(targets: &Targets, floor: &Floor, sample: &Sample) -> bool {
+/// The mean is exact whatever the buckets: a queue shows in it long before a coarse quantile moves. Its rise as a share of what
+/// counts as an early sign: a fifth of the room below the target, or what the mean's own noise makes unremarkable.
+fn mean_rise(targets: &Targets, floor: &Floor, sample: &Sample) -> f64 {
     let (Some(mean), Some(usual)) = (sample.mean_ms, floor.mean_ms) else {
-        return false;
+        return 0.0;
     };
     let latency = [targets.p95_ms, targets.p99_ms, targets.mean_ms]
         .into_iter()
@@ -322,7 +330,7 @@ fn mean_rises(targets: &Targets, floor: &Floor, sample: &Sample) -> bool {
     };
     let room = (nearest - usual).max(0.0);
     let noise = 4.0 * floor.deviation_ms.unwrap_or(0.0);
-    mean > usual + (0.2 * room).max(noise).min(0.5 * room)
+    (mean - usual) / (0.2 * room).max(noise).min(0.5 * room).max(f64::MIN_POSITIVE)
 }
 
 /// Between which shares the requests of the window were slow, by where the quantiles stand.
