@@ -7,11 +7,6 @@ use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use laneguard_runtime::ConfigError;
 
-/// Where a pod finds its own namespace.
-const OWN_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
-/// The policy namespace outside a cluster.
-const DEFAULT_NAMESPACE: &str = "laneguard";
-
 /// A client by kubeconfig, else by the pod's service account, else by `~/.kube/config`. Does not connect yet.
 ///
 /// # Errors
@@ -53,17 +48,11 @@ async fn from_files(paths: &Path) -> Result<Config, String> {
         .map_err(|e| format!("{}: {e}", paths.display()))
 }
 
-/// The policy namespace: as set, else the pod's own, else `laneguard`.
-pub fn policy_namespace(set: Option<&str>) -> String {
+/// The policy namespace: as set, else the pod's own, else that of the kubeconfig's context (`default` if it names none).
+pub fn policy_namespace(set: Option<&str>, client: &Client) -> String {
     set.filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .or_else(|| {
-            std::fs::read_to_string(OWN_NAMESPACE)
-                .ok()
-                .map(|n| n.trim().to_owned())
-        })
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned())
+        .unwrap_or_else(|| client.default_namespace())
+        .to_owned()
 }
 
 /// A name for this process that no other has: host, process and start.

@@ -287,6 +287,8 @@ impl Elector {
         };
         let at = wall_clock();
         let how = PostParams::default();
+        // a missing lease is looked for again; a missing namespace must be said
+        let creates = step == Step::Create;
         let written = match step {
             Step::Wait => {
                 self.candidate.others_lead();
@@ -318,7 +320,11 @@ impl Elector {
                 Ok(())
             }
             // somebody else wrote, or the lease was deleted: look again
-            Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Ok(()),
+            Err(kube::Error::Api(status))
+                if status.code == 409 || (status.code == 404 && !creates) =>
+            {
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }

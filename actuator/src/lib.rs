@@ -67,7 +67,8 @@ pub async fn run(args: Args, mut process: Process) -> anyhow::Result<Process> {
     let metrics = Metrics::default();
     metrics.register(&mut process.registry);
     let client = connect::client(kubernetes.kubeconfig.as_deref()).await?;
-    let policy_namespace = connect::policy_namespace(kubernetes.policy_namespace.as_deref());
+    let policy_namespace =
+        connect::policy_namespace(kubernetes.policy_namespace.as_deref(), &client);
     let lease_namespace = kubernetes
         .lease_namespace
         .filter(|name| !name.is_empty())

@@ -205,13 +205,15 @@ async fn options(
                         tracing::info!("reconnected to NATS");
                     }
                 }
-                Event::Disconnected | Event::Closed => {
+                Event::Disconnected => {
                     metrics.connected.set(0);
                     connected.send_replace(Some(false));
                     if !lost.swap(true, Ordering::Relaxed) {
                         tracing::warn!("connection to NATS lost, trying again");
                     }
                 }
+                // the client is closed when the process ends
+                Event::Closed => {}
                 // each failed attempt to reconnect is one of these
                 Event::ClientError(error) => tracing::debug!(%error, "NATS connection"),
                 other => tracing::warn!(event = %other, "NATS connection"),
