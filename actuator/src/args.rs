@@ -21,6 +21,7 @@ pub struct Args {
     pub producer: ProducerArgs,
     /// Where /livez, /readyz and /metrics are served
     #[arg(
+        help_heading = "Process",
         long,
         env = "ADMIN_ADDR",
         default_value = "127.0.0.1:8083",
@@ -42,7 +43,7 @@ pub struct KubernetesArgs {
     /// Kubeconfig file, or several with colons [default: the pod's service account, else ~/.kube/config]
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// Namespace whose policies may act in other namespaces [default: the pod's own, else `laneguard`]
+    /// Namespace whose policies may act in other namespaces [default: the pod's own, else the kubeconfig context's]
     #[arg(long, env = "POLICY_NAMESPACE", value_name = "NAME")]
     pub policy_namespace: Option<String>,
     /// Pods that are never annotated, as a label selector

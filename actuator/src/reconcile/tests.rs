@@ -4,9 +4,14 @@ use laneguard_proto::quantity::Bandwidth;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use laneguard_proto::policy::StaleAction;
+use laneguard_proto::subject::Token;
+
 use super::*;
 use crate::annotation::{EGRESS, RECORD, Record, Stale, effective_bps};
-use crate::apply::Failure;
+use crate::apply::{Answer, Failure, Job};
+use crate::commands::{Command, Wanted};
+use crate::pods::Ownership;
 use crate::policies::tests::entry;
 
 /// Pods as an API server has them.
