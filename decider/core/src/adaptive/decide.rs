@@ -304,7 +304,7 @@ impl Control<'_> {
         let settle = self.parameters.settle;
         let kept = 1.0 - self.depth(worst, &episode);
         let raise = self.responsible_raise();
-        let is_link = !are_used(self.state, usage, HELD) && raise.is_none_or(|raise| raise.undo < 0.9);
+        let is_link = !are_used(self.state, usage, HELD) && raise.is_none();
         if is_link {
             // Limits did not bind: the link did. The share of the window inside the congestion gives the capacity.
             let share = |onset_ms: i64| -> f64 {
@@ -547,6 +547,11 @@ impl Control<'_> {
         self.memory.last_calm_ms = Some(self.now_ms);
         let calm = self.memory.count(|streak| &mut streak.calm);
         self.learn_floor(worst.workload, &worst.signals);
+        if let Some(usage) = &self.seen.usage
+            && !self.is_mixed(usage.start_ms, usage.end_ms)
+        {
+            self.memory.calm_bps = Some(usage.total_bps);
+        }
         match self.memory.phase {
             Phase::Episode(episode) => self.drained(worst, episode),
             Phase::Elsewhere(_) if calm < FIRM => hold(format!("{}, not for long yet", worst.text)),
@@ -574,7 +579,8 @@ impl Control<'_> {
                 worst.text
             );
             return self.change(Action::LatencyGentleThrottle, why, |policy, state| {
-                scale(policy, state, raise.undo.min(0.985));
+                // An early sign is a small overshoot: of a large raise most holds.
+                scale(policy, state, raise.undo.clamp(0.96, 0.985));
             });
         }
         let is_held = self
@@ -647,7 +653,6 @@ impl Control<'_> {
             let settled = capacity.low_bps * self.parameters.settle;
             self.memory.held_bps.map_or(settled, |held| held.max(settled))
         });
-        self.memory.calm_bps = Some(total);
         if let Some(guarded) = self.guard(worst, usage, budget) {
             return guarded;
         }
