@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use laneguard_proto::placement::Placement;
-use laneguard_proto::policy::{Entry, Mode, PolicyError, Target};
+use laneguard_proto::policy::{Entry, Law, Mode, PolicyError, Target};
 use laneguard_proto::storage::{POLICIES, STATE, shard_of};
 use laneguard_proto::subject::Token;
 use laneguard_runtime::Process;
@@ -30,6 +30,8 @@ pub struct Policy {
     pub alpha: f64,
     /// After how long without traffic a workload is idle.
     pub idle_after: Duration,
+    /// Its law reads drops and nothing else: they decide whether a sample can be acted on.
+    pub by_drops: bool,
     /// Its critical workloads.
     pub workloads: Vec<Workload>,
 }
@@ -93,6 +95,7 @@ fn policy(cluster: &str, key: &Token, bytes: &[u8]) -> Result<Option<Policy>, Po
         shard: shard_of(cluster, token.as_str()),
         token,
         alpha: entry.spec.control.alpha,
+        by_drops: entry.spec.control.law == Law::DropRate,
         idle_after: entry.spec.idle_after,
         workloads,
     }))

@@ -25,7 +25,7 @@ use crate::phase::Phase;
 use crate::policies::{Known, Placements, Policy, Workload};
 use crate::prometheus::{Answer, Error, Prometheus};
 use crate::query::{self, Selector};
-use crate::sample::{Ask, Scraped, measure};
+use crate::sample::{Ask, Scraped, Window, judged_by_drops, measure};
 use crate::series::sources;
 use crate::usage::{PodRates, Usage};
 use crate::wire::{self, Content, Resumed};
@@ -488,7 +488,15 @@ impl Poller {
             Some(Err(error)) => Err(error.as_str()),
             None => Err("it was not asked"),
         };
-        let (measurement, remembered) = measure(now_ms, &ask, scraped, before.memory);
+        let (mut measurement, remembered) = measure(now_ms, &ask, scraped, before.memory);
+        if job.policy.by_drops {
+            let lookback_ms = query::rate_window_s(memory.scrapes_per_minute) * 1000;
+            let window = Window {
+                start_ms: now_ms - lookback_ms,
+                end_ms: now_ms,
+            };
+            measurement = judged_by_drops(measurement, findings.drop_rate, window);
+        }
         *before = Resumed {
             sequence: before.sequence + 1,
             smoothed: before.smoothed.with(&measurement, job.policy.alpha),
