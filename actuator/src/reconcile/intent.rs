@@ -231,7 +231,8 @@ impl Reconciler {
             Standing::Idle(_, Idle::NotEnforcing) => "not enforcing",
             Standing::Idle(_, Idle::Released) => "released",
             Standing::Idle(_, Idle::RolloutUnsupported) => {
-                "refused: actuation Rollout is not supported"
+                tracing::warn!(policy = %token, "actuation Rollout is not supported: this policy is not enforced");
+                "refused"
             }
             Standing::Deleted => "deleted",
             Standing::Unknown => "unknown",
