@@ -17,14 +17,18 @@
 
 mod action;
 pub mod adaptive;
+pub mod autorate;
 pub mod drop_rate;
+pub mod headroom;
 mod intake;
 mod pace;
 pub mod policy;
 mod reason;
 pub mod sample;
+mod share;
 pub mod state;
 pub mod threshold;
+pub mod watermark;
 
 use serde::{Deserialize, Serialize};
 
@@ -85,5 +89,10 @@ pub fn evaluate(now_ms: i64, policy: &Policy, state: &State, samples: &[Sample])
             drop_rate::evaluate(now_ms, parameters, policy, state, samples)
         }
         Law::Adaptive(parameters) => adaptive::evaluate(now_ms, parameters, policy, state, samples),
+        Law::Watermark(parameters) => {
+            watermark::evaluate(now_ms, parameters, policy, state, samples)
+        }
+        Law::Headroom(parameters) => headroom::evaluate(now_ms, parameters, policy, state, samples),
+        Law::Autorate(parameters) => autorate::evaluate(now_ms, parameters, policy, state, samples),
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{adaptive, drop_rate, threshold};
+use crate::{adaptive, autorate, drop_rate, headroom, threshold, watermark};
 
 /// Smallest lower bound of a class in bits per second: below it Cilium reads a value as *unlimited*.
 pub const LEAST_LIMIT_BPS: f64 = 1e6;
@@ -87,6 +87,12 @@ pub enum Law {
     DropRate(drop_rate::Parameters),
     /// Cuts to what best-effort really sends while the link is full: see [`adaptive`].
     Adaptive(adaptive::Parameters),
+    /// Volcano's, for comparison: see [`watermark`].
+    Watermark(watermark::Parameters),
+    /// Heracles' network loop, for comparison: see [`headroom`].
+    Headroom(headroom::Parameters),
+    /// cake-autorate's, for comparison: see [`autorate`].
+    Autorate(autorate::Parameters),
 }
 
 impl Law {
@@ -97,6 +103,9 @@ impl Law {
             Self::Threshold(_) => "Threshold",
             Self::DropRate(_) => "DropRate",
             Self::Adaptive(_) => "Adaptive",
+            Self::Watermark(_) => "Watermark",
+            Self::Headroom(_) => "Headroom",
+            Self::Autorate(_) => "Autorate",
         }
     }
 }
@@ -135,7 +144,7 @@ impl Policy {
             if !seen.insert(&critical.workload) {
                 return Err(PolicyError::new(field, "is named twice"));
             }
-            // DropRate judges no target, Threshold and Adaptive nothing else.
+            // Only Threshold and Adaptive judge targets.
             let needed = matches!(self.law, Law::Threshold(_) | Law::Adaptive(_));
             critical.targets.validate(&field, needed)?;
         }
@@ -163,6 +172,9 @@ impl Policy {
             Law::Threshold(parameters) => parameters.validate(),
             Law::DropRate(parameters) => parameters.validate(),
             Law::Adaptive(parameters) => parameters.validate(),
+            Law::Watermark(parameters) => parameters.validate(),
+            Law::Headroom(parameters) => parameters.validate(),
+            Law::Autorate(parameters) => parameters.validate(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{adaptive, policy::Policy};
+use crate::{adaptive, autorate, policy::Policy};
 
 /// The memory of one policy under one law. Its size is bounded by the policy's workloads and classes.
 ///
@@ -50,6 +50,12 @@ pub struct Workload {
     pub smoothed: Smoothed,
     /// Learned rate of policy drops, packets per second (law `DropRate`).
     pub drop_baseline: Option<f64>,
+    /// Requests per second in the newest sample (laws `Watermark`, `Headroom`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_rate: Option<f64>,
+    /// Delay without queue and above it (law `Autorate`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay: Option<autorate::Delay>,
 }
 
 /// The newest usable sample of a workload.

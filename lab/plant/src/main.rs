@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use laneguard_decider_core::{adaptive, drop_rate, policy::Law, threshold};
+use laneguard_decider_core::{
+    adaptive, autorate, drop_rate, headroom, policy::Law, threshold, watermark,
+};
 use laneguard_lab_plant::{
     generate::plant,
     run::run,
@@ -13,7 +15,8 @@ use laneguard_lab_plant::{
 /// Runs per row, each with its own luck.
 const RUNS: u64 = 20;
 
-fn laws() -> Vec<(&'static str, Option<Law>)> {
+/// The laws at their defaults; those that must be told the link's rate are told.
+fn laws(link_bps: f64) -> Vec<(&'static str, Option<Law>)> {
     vec![
         ("none", None),
         (
@@ -23,6 +26,24 @@ fn laws() -> Vec<(&'static str, Option<Law>)> {
         (
             "DropRate",
             Some(Law::DropRate(drop_rate::Parameters::default())),
+        ),
+        (
+            "Watermark",
+            Some(Law::Watermark(watermark::Parameters {
+                link_bps,
+                ..watermark::Parameters::default()
+            })),
+        ),
+        (
+            "Headroom",
+            Some(Law::Headroom(headroom::Parameters {
+                link_bps,
+                ..headroom::Parameters::default()
+            })),
+        ),
+        (
+            "Autorate",
+            Some(Law::Autorate(autorate::Parameters::default())),
         ),
         (
             "Adaptive",
@@ -71,8 +92,8 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn law(name: &str) -> Option<Law> {
-    laws()
+fn law(name: &str, link_bps: f64) -> Option<Law> {
+    laws(link_bps)
         .into_iter()
         .find(|(other, _)| *other == name)
         .and_then(|(_, law)| law)
@@ -91,12 +112,9 @@ fn table(only: Option<&str>) {
         "changes/min",
         "steady/min"
     );
-    let names: Vec<String> = scenarios(0)
-        .into_iter()
-        .map(|scenario| scenario.name)
-        .collect();
-    for (index, name) in names.iter().enumerate() {
-        for (law_name, law) in laws() {
+    for (index, first) in scenarios(0).iter().enumerate() {
+        let name = &first.name;
+        for (law_name, law) in laws(first.link_bps(0.0)) {
             if only.is_some_and(|only| only != law_name) {
                 continue;
             }
@@ -138,18 +156,17 @@ fn table(only: Option<&str>) {
 
 #[allow(clippy::cast_precision_loss)]
 fn random(count: u64, law_name: &str) -> ExitCode {
-    let law = law(law_name);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
     let scores: Vec<(u64, Score)> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|worker| {
-                let law = law.as_ref();
                 scope.spawn(move || {
                     (0..count)
                         .filter(|seed| seed % threads == worker)
                         .map(|seed| {
                             let scenario = plant(seed);
-                            (seed, score(&scenario, &run(&scenario, law)))
+                            let law = law(law_name, scenario.link_bps(0.0));
+                            (seed, score(&scenario, &run(&scenario, law.as_ref())))
                         })
                         .collect::<Vec<_>>()
                 })
@@ -238,7 +255,7 @@ fn trace(name: &str, law_name: &str, seed: u64) {
         return;
     };
     println!("{scenario:?}");
-    let record = run(&scenario, law(law_name).as_ref());
+    let record = run(&scenario, law(law_name, scenario.link_bps(0.0)).as_ref());
     for decision in &record.decisions {
         println!(
             "{:7.2} {:24} {:8.2} {}",

@@ -24,6 +24,8 @@ const CUT: (f64, f64) = (0.05, 0.5);
 const DEEPER: [f64; 4] = [0.0, 0.4, 0.6, 0.75];
 /// The smallest step of a test, as a share of the limit.
 const LEAST_STEP: f64 = 0.005;
+/// The share of the budget that limits go to while nobody uses them: many flows that start at once are rougher than a steady load.
+const GUARDED: f64 = 0.98;
 /// A pod that sends more than this share of its limit uses it.
 const USED: f64 = 0.9;
 /// A pod that sends less than this share of its limit is held by something else.
@@ -81,6 +83,15 @@ impl Control<'_> {
     /// A window cannot end in the future: if it does, the samples' clock is ahead.
     fn mind_clock(&mut self, worst: &Finding) {
         let ahead_ms = worst.end_ms.saturating_sub(self.now_ms).max(0);
+        let length_ms = worst
+            .end_ms
+            .saturating_sub(worst.start_ms)
+            .clamp(0, 600_000);
+        self.memory.window_ms = if self.memory.window_ms == 0 {
+            length_ms
+        } else {
+            (self.memory.window_ms.saturating_mul(3) + length_ms) / 4
+        };
         self.memory.ahead_ms = (self.memory.ahead_ms - 1).max(ahead_ms);
     }
 
@@ -174,8 +185,13 @@ impl Control<'_> {
     }
 
     fn interval_passed(&self) -> bool {
-        self.since_change_ms()
-            >= i64::try_from(self.parameters.steady_interval_ms).unwrap_or(i64::MAX)
+        self.since_change_ms() >= self.paced(self.parameters.steady_interval_ms)
+    }
+
+    /// A duration that is meant for windows of a second, stretched for longer ones: the slower the loop, the more a mistake costs.
+    fn paced(&self, ms: u64) -> i64 {
+        let ms = i64::try_from(ms).unwrap_or(i64::MAX);
+        ms.saturating_mul(self.memory.window_ms.clamp(1_000, 60_000)) / 1_000
     }
 
     // ---- above target -------------------------------------------------------------------------------------------
@@ -186,6 +202,10 @@ impl Control<'_> {
         self.memory.streak.room = 0;
         self.memory.streak.unused = 0;
         self.memory.streak.warned = 0;
+        if !worst.proven && self.responsible_raise().is_some() {
+            // Whether it is above or just below: it came from the raise.
+            return self.early(worst);
+        }
         if !worst.proven && in_a_row < 2 {
             return hold(format!(
                 "{}, but its histogram cannot prove that: the next sample decides",
@@ -217,7 +237,9 @@ impl Control<'_> {
         let before_end = |share: f64| {
             let length_ms = worst.end_ms.saturating_sub(worst.start_ms) as f64;
             // Requests still under way when the window ended are not in it: it began that much earlier.
-            worst.end_ms.saturating_sub((length_ms * share + worst.excess_ms) as i64)
+            worst
+                .end_ms
+                .saturating_sub((length_ms * share + worst.excess_ms) as i64)
         };
         Episode {
             onset_low_ms: before_end(worst.slow.1),
@@ -288,7 +310,13 @@ impl Control<'_> {
                 worst.text
             ));
         }
-        self.cut(worst, episode, usage, (worst.excess_ms - before_ms).max(0.0), in_a_row)
+        self.cut(
+            worst,
+            episode,
+            usage,
+            (worst.excess_ms - before_ms).max(0.0),
+            in_a_row,
+        )
     }
 
     fn depth(&self, worst: &Finding, episode: &Episode) -> f64 {
@@ -299,7 +327,14 @@ impl Control<'_> {
     }
 
     /// Cuts by what best-effort sent.
-    fn cut(&mut self, worst: &Finding, episode: Episode, usage: &Seen, filled_ms: f64, in_a_row: u8) -> Verdict {
+    fn cut(
+        &mut self,
+        worst: &Finding,
+        episode: Episode,
+        usage: &Seen,
+        filled_ms: f64,
+        in_a_row: u8,
+    ) -> Verdict {
         let total = usage.total_bps;
         let settle = self.parameters.settle;
         let kept = 1.0 - self.depth(worst, &episode);
@@ -356,11 +391,23 @@ impl Control<'_> {
             let why = format!("{} after the last raise, which is undone", worst.text);
             // A queue that grew to D in a time t was filled at 1 + D / t times what the link carries. A full queue grows no more: of
             // a large raise no more than the middle is kept.
-            let grown_ms = self.ours(worst.end_ms).saturating_sub(raise.at_ms).saturating_sub(self.effect_ms()).max(300);
+            let grown_ms = self
+                .ours(worst.end_ms)
+                .saturating_sub(raise.at_ms)
+                .saturating_sub(self.effect_ms())
+                .max(300);
             #[allow(clippy::cast_precision_loss)]
             let carried = 0.98 / (1.0 + worst.excess_ms / grown_ms as f64);
-            let most = if raise.undo < 0.9 { raise.undo.sqrt() } else { 0.99 };
-            (raise.undo * kept, carried.clamp(raise.undo.min(0.985), most) / raise.undo / kept, why)
+            let most = if raise.undo < 0.9 {
+                raise.undo.sqrt()
+            } else {
+                0.99
+            };
+            (
+                raise.undo * kept,
+                carried.clamp(raise.undo.min(0.985), most) / raise.undo / kept,
+                why,
+            )
         } else {
             self.memory.held_bps = None;
             self.learn_capacity(Capacity {
@@ -401,9 +448,15 @@ impl Control<'_> {
         };
         let why = format!("{}; what best-effort sends is not known", worst.text);
         let is_first = self.responsible_raise().is_none();
-        let verdict = self.lower(Action::CongestionThrottle, why, episode, settle, |policy, state| {
-            scale(policy, state, factor);
-        });
+        let verdict = self.lower(
+            Action::CongestionThrottle,
+            why,
+            episode,
+            settle,
+            |policy, state| {
+                scale(policy, state, factor);
+            },
+        );
         if is_first {
             self.memory.test_after_ms = self.now_ms;
         }
@@ -439,7 +492,11 @@ impl Control<'_> {
 
     /// A raise hurt: what was sent before it holds, what was to be sent after it does not.
     fn learn_from_raise(&mut self, total: f64, raise: Change) {
-        let held = self.memory.calm_bps.unwrap_or(total * raise.undo).min(total);
+        let held = self
+            .memory
+            .calm_bps
+            .unwrap_or(total * raise.undo)
+            .min(total);
         self.memory.held_bps = Some(held);
         self.learn_capacity(Capacity {
             low_bps: held,
@@ -448,7 +505,10 @@ impl Control<'_> {
     }
 
     fn learn_capacity(&mut self, capacity: Capacity) {
-        self.memory.held_bps = self.memory.held_bps.filter(|held| *held <= 0.99 * capacity.high_bps);
+        self.memory.held_bps = self
+            .memory
+            .held_bps
+            .filter(|held| *held <= 0.99 * capacity.high_bps);
         self.memory.capacity = Some(capacity);
         self.memory.mark_bps = capacity.high_bps;
     }
@@ -567,7 +627,7 @@ impl Control<'_> {
         self.memory.streak.room = 0;
         let in_a_row = self.memory.count(|streak| &mut streak.warned);
         if let Some(raise) = self.responsible_raise() {
-            let wait_ms = self.patience_ms() / 3;
+            let wait_ms = self.patience_ms() / 2;
             self.test_failed();
             // No target was missed: that closes the subject for less long.
             self.memory.test_after_ms = self.now_ms.saturating_add(wait_ms);
@@ -593,7 +653,9 @@ impl Control<'_> {
         {
             return self.drained(worst, episode);
         }
-        if is_held && in_a_row >= FIRM && self.interval_passed()
+        if is_held
+            && in_a_row >= FIRM
+            && self.interval_passed()
             && self.memory.phase == Phase::Steady
         {
             let why = format!(
@@ -651,7 +713,9 @@ impl Control<'_> {
         let total = usage.total_bps;
         let budget = self.memory.capacity.map(|capacity| {
             let settled = capacity.low_bps * self.parameters.settle;
-            self.memory.held_bps.map_or(settled, |held| held.max(settled))
+            self.memory
+                .held_bps
+                .map_or(settled, |held| held.max(settled))
         });
         if let Some(guarded) = self.guard(worst, usage, budget) {
             return guarded;
@@ -697,8 +761,14 @@ impl Control<'_> {
         } else {
             return None;
         };
-        let level = level_for(self.policy, usage, budget)?;
-        if allowed(self.state, usage) <= 1.02 * budget {
+        let level = level_for(self.policy, usage, GUARDED * budget)?;
+        if unused >= FIRM {
+            self.memory.test_after_ms = self
+                .memory
+                .test_after_ms
+                .max(self.now_ms.saturating_add(self.patience_ms() / 2));
+        }
+        if allowed(self.state, usage) <= 1.001 * GUARDED * budget {
             return None;
         }
         let why = format!(
@@ -739,7 +809,12 @@ impl Control<'_> {
                 return hold(format!("{}, and limits are near what hurt", worst.text));
             }
             let why = format!("{}, {} % below what hurt", worst.text, number(gap * 100.0));
-            return self.raise(1.0 + (gap / 3.0).clamp(LEAST_STEP, if gap > 0.25 { 0.08 } else { 0.04 }), why);
+            // The middle when near, less when far, where what hurt is a guess.
+            let step = if gap < 0.03 { gap / 2.0 } else { gap / 3.0 };
+            return self.raise(
+                1.0 + step.clamp(LEAST_STEP, if gap > 0.25 { 0.08 } else { 0.04 }),
+                why,
+            );
         }
         if !worst.quiet {
             return hold(format!("{}, and signals have begun to rise", worst.text));
@@ -761,33 +836,52 @@ impl Control<'_> {
         {
             self.memory.test_step = (step * 2.0).min(0.25);
         }
-        let verdict = self.raise(1.0 + step, format!("{}, and what is above the limit that hurt is tried again", worst.text));
+        let verdict = self.raise(
+            1.0 + step,
+            format!(
+                "{}, and what is above the limit that hurt is tried again",
+                worst.text
+            ),
+        );
         self.memory.testing = true;
         verdict
     }
 
     fn steady_blind(&mut self, worst: &Finding) -> Verdict {
         if !self.may_raise || self.now_ms < self.memory.test_after_ms {
-            return hold(format!("{}; what best-effort sends is not known", worst.text));
+            return hold(format!(
+                "{}; what best-effort sends is not known",
+                worst.text
+            ));
         }
         let step = self.memory.test_step.clamp(0.03, 0.25);
         self.memory.test_step = (step * 1.5).min(0.25);
-        let verdict = self.raise(1.0 + step, format!("{}; what best-effort sends is not known, so limits are tried out", worst.text));
+        let verdict = self.raise(
+            1.0 + step,
+            format!(
+                "{}; what best-effort sends is not known, so limits are tried out",
+                worst.text
+            ),
+        );
         self.memory.testing = true;
         verdict
     }
 
     fn patience_ms(&self) -> i64 {
         let base = self.parameters.patience_ms;
-        i64::try_from(self.memory.patience_ms.clamp(base, base.saturating_mul(16)))
-            .unwrap_or(i64::MAX)
+        self.paced(self.memory.patience_ms.clamp(base, base.saturating_mul(16)))
     }
 
     fn test_failed(&mut self) {
         let patience_ms = self.patience_ms();
         self.memory.test_after_ms = self.now_ms.saturating_add(patience_ms);
         if std::mem::take(&mut self.memory.testing) {
-            self.memory.patience_ms = patience_ms.unsigned_abs().saturating_mul(2);
+            let base = self.parameters.patience_ms;
+            self.memory.patience_ms = self
+                .memory
+                .patience_ms
+                .clamp(base, base.saturating_mul(8))
+                .saturating_mul(2);
         }
         self.memory.test_step = LEAST_STEP;
     }

@@ -19,6 +19,8 @@ pub struct Memory {
     pub effect_ms: Option<i64>,
     /// By how much the samples' clock was seen to be ahead of ours, milliseconds.
     pub ahead_ms: i64,
+    /// How long the samples' windows are, milliseconds, averaged over four; 0: not seen yet.
+    pub window_ms: i64,
     /// What the link carries of best-effort. Forgotten when a limit above it holds.
     pub capacity: Option<Capacity>,
     /// The greatest total that was sent without harm since the last harm, bits per second.
@@ -155,7 +157,7 @@ pub struct Floor {
 impl Memory {
     /// The memory in the shape of the policy, and with times that a clock which was set back cannot stretch.
     pub(super) fn shaped(&self, now_ms: i64, policy: &Policy, patience_ms: u64) -> Self {
-        let longest_ms = i64::try_from(patience_ms.saturating_mul(64)).unwrap_or(i64::MAX);
+        let longest_ms = i64::try_from(patience_ms.saturating_mul(16 * 60)).unwrap_or(i64::MAX);
         let mut memory = Self {
             floors: policy
                 .critical

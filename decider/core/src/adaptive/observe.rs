@@ -330,7 +330,11 @@ fn mean_rise(targets: &Targets, floor: &Floor, sample: &Sample) -> f64 {
     };
     let room = (nearest - usual).max(0.0);
     let noise = 4.0 * floor.deviation_ms.unwrap_or(0.0);
-    (mean - usual) / (0.2 * room).max(noise).min(0.5 * room).max(f64::MIN_POSITIVE)
+    (mean - usual)
+        / (0.2 * room)
+            .max(noise)
+            .min(0.5 * room)
+            .max(f64::MIN_POSITIVE)
 }
 
 /// Between which shares the requests of the window were slow, by where the quantiles stand.
