@@ -129,6 +129,7 @@ impl World {
             .env("NATS_URL", self.nats_url())
             .env("ADMIN_ADDR", "127.0.0.1:0")
             .env("NO_COLOR", "1")
+            .env("POLICY_NAMESPACE", "laneguard")
             .envs(environment.iter().copied())
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
