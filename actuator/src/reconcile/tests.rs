@@ -476,6 +476,32 @@ fn a_newer_command_overtakes_a_batch_and_no_pod_keeps_the_older_limit() {
 }
 
 #[test]
+fn a_write_that_was_under_way_does_not_count_for_a_newer_command() {
+    let mut bench = Bench::new(three_pods(), Some(json!({})));
+    bench.command(5, 1, 80.0);
+    let under_way = bench.reconciler.next_job(bench.now).unwrap();
+    bench.command(5, 2, 60.0);
+    let answer = bench.api.patch(&under_way);
+    bench.reconciler.written(&under_way, answer, bench.now);
+    loop {
+        let job = bench.reconciler.next_job(bench.now).unwrap();
+        if job.target.key == under_way.target.key {
+            let failed = Answer::Failed {
+                reason: Failure::Unavailable,
+                message: "x".into(),
+                retry_after: None,
+            };
+            bench.reconciler.written(&job, failed, bench.now);
+            break;
+        }
+        let answer = bench.api.patch(&job);
+        bench.reconciler.written(&job, answer, bench.now);
+    }
+    let outcomes = bench.settle();
+    assert_eq!(counts(&outcomes[1]), (2, 1, 0, 1), "{outcomes:?}");
+}
+
+#[test]
 fn expiry_protects_or_releases_and_a_renewal_brings_the_limit_back() {
     let mut bench = Bench::new(three_pods(), Some(json!({})));
     let protect = Command {
