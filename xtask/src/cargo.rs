@@ -84,6 +84,29 @@ pub(crate) fn codegen() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Builds the services for release and runs the benchmarks.
+pub(crate) fn bench(tools: &Path, args: &[String]) -> anyhow::Result<ExitCode> {
+    step(
+        "building for release (takes some minutes)",
+        cargo().args(["build", "--release", "--workspace", "--bins", "--locked"]),
+    )?;
+    step(
+        "benchmarks",
+        cargo()
+            .args([
+                "bench",
+                "--package",
+                "laneguard-tests",
+                "--bench",
+                "control_loop",
+                "--locked",
+            ])
+            .args(args)
+            .env("LANEGUARD_TOOLS", tools),
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn has_nextest() -> bool {
     cargo()
         .args(["nextest", "--version"])

@@ -25,6 +25,8 @@ enum Command {
     Demo(WithTools),
     /// Everything the tests need, then all of them: unit, property, contract, pipeline, and a short run of the lab
     Test(WithTools),
+    /// How long the loop takes and what it costs (release builds): sample to annotation, new pods, footprint, 1,000 policies
+    Bench(WithTools),
     /// The lab's own command line, for example `lab score DIR` or `lab --help`
     Lab(WithTools),
     /// Formatting, lints with warnings as errors, documentation, dependency rules (what CI runs beside the tests)
@@ -66,6 +68,9 @@ fn main() -> ExitCode {
         }
         Command::Test(args) => {
             tools::provide(args.no_install).and_then(|tools| cargo::test(&tools, &args.rest))
+        }
+        Command::Bench(args) => {
+            tools::provide(args.no_install).and_then(|tools| cargo::bench(&tools, &args.rest))
         }
         Command::Check => check::all(),
         Command::Codegen => cargo::codegen(),

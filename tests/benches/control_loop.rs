@@ -1,0 +1,471 @@
+//! How long the loop takes and what it costs: real services (release builds), a real nats-server, and a real API server where
+//! `KUBEBUILDER_ASSETS` or `KUBECONFIG` leads to one. Every number stands beside a baseline of the same run; raw values go to a folder.
+//! Run it by `cargo xtask bench`.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, Patch, PatchParams, WatchEvent, WatchParams};
+use laneguard_proto::duration::timestamp_from_ms;
+use laneguard_proto::policy::{Entry, Origin, QosPolicy};
+use laneguard_proto::storage::POLICIES;
+use laneguard_proto::subject::{self, Kind};
+use laneguard_proto::v1::{Command, Decision, Sample, Signals, sample::Quality};
+use laneguard_runtime::bus::{Publish, Start};
+use laneguard_runtime::clock::unix_ms;
+use laneguard_tests::kubernetes::{EGRESS, Real, Where};
+use laneguard_tests::world::World;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+/// Commands whose way is timed.
+const COMMANDS: usize = 1000;
+/// Pods whose first limit is timed.
+const PODS: usize = 300;
+/// Policies of the load test.
+const POLICIES_AT_ONCE: usize = 1000;
+/// How long processor time is measured.
+const SPAN: Duration = Duration::from_secs(30);
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+async fn main() -> anyhow::Result<()> {
+    let out = std::env::var_os("LANEGUARD_BENCH_OUT")
+        .map_or_else(|| PathBuf::from("bench-results"), PathBuf::from);
+    std::fs::create_dir_all(&out)?;
+    let place = match Real::find().await? {
+        Some(real) => {
+            println!("Kubernetes API: a real server");
+            Where::Real(real)
+        }
+        None => {
+            println!("Kubernetes API: the stand-in, in this process");
+            Where::StandIn
+        }
+    };
+    let started = Instant::now();
+    latency(&place, &out).await?;
+    decider_load(&out).await?;
+    println!(
+        "\nraw values: {} ({:.0?})",
+        out.display(),
+        started.elapsed()
+    );
+    Ok(())
+}
+
+/// From the sample's acknowledgement on, milliseconds.
+struct Way {
+    decision: f64,
+    command: f64,
+    annotation: f64,
+}
+
+enum Event {
+    Decision(f64, Instant),
+    Command(f64, Instant),
+    Limit(String, Option<String>, Instant),
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+fn follow(world: &World, events: &mpsc::Sender<Event>) {
+    let mut decisions = world
+        .bus()
+        .subscribe::<Decision>(Kind::Decision, Start::New);
+    let to = events.clone();
+    tokio::spawn(async move {
+        while let Some(received) = decisions.next().await {
+            let limit = received.message.limits.first().and_then(|l| l.after_bps);
+            let event = Event::Decision(limit.unwrap_or(0.0), Instant::now());
+            if to.send(event).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut commands = world.bus().subscribe::<Command>(Kind::Command, Start::New);
+    let to = events.clone();
+    tokio::spawn(async move {
+        while let Some(received) = commands.next().await {
+            let event = Event::Command(received.message.limit_bps.unwrap_or(0.0), Instant::now());
+            if to.send(event).await.is_err() {
+                return;
+            }
+        }
+    });
+    let (pods, to): (Api<Pod>, _) = (world.kubernetes.pods_api(), events.clone());
+    tokio::spawn(async move {
+        let mut version = "0".to_owned();
+        loop {
+            let Ok(stream) = pods.watch(&WatchParams::default(), &version).await else {
+                continue;
+            };
+            let mut stream = stream.boxed();
+            while let Ok(Some(event)) = stream.try_next().await {
+                if let WatchEvent::Added(pod) | WatchEvent::Modified(pod) = event {
+                    let at = Instant::now();
+                    version = pod.metadata.resource_version.clone().unwrap_or_default();
+                    let limit = pod
+                        .metadata
+                        .annotations
+                        .as_ref()
+                        .and_then(|a| a.get(EGRESS));
+                    let name = pod.metadata.name.clone().unwrap_or_default();
+                    let event = Event::Limit(name, limit.cloned(), at);
+                    if to.send(event).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    });
+}
+
+fn spec() -> serde_json::Value {
+    json!({
+        "mode": "Enforce",
+        "critical": [{"workload": "robot", "targets": [{"metric": "P95", "below": "10ms"}, {"metric": "Jitter", "below": "5ms"}]}],
+        "bestEffort": [{"class": "bulk", "selector": {"matchLabels": {"priority": "best-effort"}}, "bandwidth": {"min": "10M", "max": "2G"}}],
+        "control": {"law": "Threshold", "threshold": {"cooldown": "0s", "aggressiveDecrease": "1M", "gentleDecrease": "1M", "increaseStep": "1M"}},
+        "onStale": {"action": "Hold", "after": "10m"}
+    })
+}
+
+fn sample(policy: &str, workload: &str, sequence: u64, jitter_ms: f64) -> Sample {
+    let now = unix_ms();
+    Sample {
+        cluster: "default".into(),
+        policy: policy.into(),
+        workload: workload.into(),
+        sequence,
+        window_start: Some(timestamp_from_ms(now - 1000)),
+        window_end: Some(timestamp_from_ms(now)),
+        observed_at: Some(timestamp_from_ms(now)),
+        source: "bench".into(),
+        quality: Quality::Good.into(),
+        raw: Some(Signals {
+            p25_ms: Some(1.0),
+            p50_ms: Some(1.0),
+            p75_ms: Some(1.0 + jitter_ms),
+            p95_ms: Some(2.0 + jitter_ms),
+            p99_ms: Some(3.0 + jitter_ms),
+            mean_ms: Some(1.0 + jitter_ms / 2.0),
+            jitter_ms: Some(jitter_ms),
+            ..Signals::default()
+        }),
+        count: Some(200.0),
+        request_rate: Some(200.0),
+        ..Sample::default()
+    }
+}
+
+async fn next(events: &mut mpsc::Receiver<Event>) -> anyhow::Result<Event> {
+    tokio::time::timeout(Duration::from_secs(30), events.recv())
+        .await
+        .context("nothing happened for 30 s")?
+        .context("the followers ended")
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+async fn latency(place: &Where, out: &Path) -> anyhow::Result<()> {
+    let mut world = World::start(place, &[]).await?;
+    let labels = json!({"priority": "best-effort", "app": "bulk"});
+    world
+        .kubernetes
+        .pod("bulk-0", labels.clone(), json!({}), json!({}))
+        .await?;
+    let actuator = world.add("actuator").await?;
+    let decider = world.add("decider").await?;
+    let collector = world.add("collector").await?;
+    let policy = world.apply("bench", spec()).await;
+    // the collector stays out of this policy's way: it would measure that there is nothing
+    world.remove(&collector).await;
+    let (to, mut events) = mpsc::channel(4096);
+    follow(&world, &to);
+    let workload = format!("{}_robot", world.kubernetes.namespace);
+    let subject = subject::sample("default", &policy, &workload);
+
+    let first = unix_ms().max(0) as u64 + 1_000_000;
+    let mut limit = 2000;
+    let mut rows = String::from("command,ack_ms,decision_ms,command_ms,annotation_ms\n");
+    let mut ways = Vec::with_capacity(COMMANDS);
+    let mut acks = Vec::with_capacity(COMMANDS);
+    // the first rounds warm up: ownership, placement, connections
+    for round in 0..COMMANDS + 20 {
+        let sample = sample(&policy, &workload, first + round as u64, 50.0);
+        let sent = Instant::now();
+        world
+            .bus()
+            .publish(&subject, &sample, Publish::default())
+            .await?;
+        let stored = Instant::now();
+        let (mut decision, mut command) = (None, None);
+        let wanted = f64::from(limit - 1) * 1e6;
+        let annotation = loop {
+            let event = match tokio::time::timeout(Duration::from_secs(3), next(&mut events)).await
+            {
+                Ok(event) => event?,
+                // before ownership is settled a sample may find no owner
+                Err(_) if round < 20 => break None,
+                Err(_) => anyhow::bail!("command {round} did not reach the pod"),
+            };
+            match event {
+                Event::Decision(bps, at) if bps == wanted => decision = Some(at),
+                Event::Command(bps, at) if bps == wanted => command = Some(at),
+                Event::Limit(_, Some(text), at) if text == format!("{}M", limit - 1) => {
+                    break Some(at);
+                }
+                _ => {}
+            }
+        };
+        let Some(annotation) = annotation else {
+            continue;
+        };
+        limit -= 1;
+        // the follower of a stream may be a moment behind the pod's watch
+        while decision.is_none() || command.is_none() {
+            match next(&mut events).await? {
+                Event::Decision(bps, at) if bps == wanted => decision = Some(at),
+                Event::Command(bps, at) if bps == wanted => command = Some(at),
+                _ => {}
+            }
+        }
+        if round < 20 {
+            continue;
+        }
+        let since = |at: Instant| at.saturating_duration_since(stored).as_secs_f64() * 1e3;
+        let way = Way {
+            decision: decision.map_or(0.0, since),
+            command: command.map_or(0.0, since),
+            annotation: since(annotation),
+        };
+        let ack = (stored - sent).as_secs_f64() * 1e3;
+        writeln!(
+            rows,
+            "{},{ack:.3},{:.3},{:.3},{:.3}",
+            round - 20,
+            way.decision,
+            way.command,
+            way.annotation
+        )?;
+        acks.push(ack);
+        ways.push(way);
+    }
+    std::fs::write(out.join("sample-to-annotation.csv"), rows)?;
+
+    println!(
+        "\nFrom the sample's acknowledgement by NATS, {} commands, one policy, one pod",
+        ways.len()
+    );
+    println!("{:<52}{:>10}{:>10}{:>10}", "", "median", "p99", "worst");
+    row("baseline: publish a sample, acknowledged", acks);
+    row(
+        "baseline: our own patch of a pod, seen by watch",
+        own_patches(&world, &mut events).await?,
+    );
+    row(
+        "decision received",
+        ways.iter().map(|w| w.decision).collect(),
+    );
+    row("command received", ways.iter().map(|w| w.command).collect());
+    row(
+        "annotation seen by watch",
+        ways.iter().map(|w| w.annotation).collect(),
+    );
+
+    new_pods(&world, &mut events, &labels, out).await?;
+
+    println!("\nIdle: one policy, no samples, {} s", SPAN.as_secs());
+    let names = [actuator, decider, world.add("collector").await?];
+    footprint(&mut world, &names).await?;
+    world.kubernetes.clean_up().await;
+    world.finish().await;
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+async fn own_patches(
+    world: &World,
+    events: &mut mpsc::Receiver<Event>,
+) -> anyhow::Result<Vec<f64>> {
+    let pods = world.kubernetes.pods_api();
+    world
+        .kubernetes
+        .pod("baseline", json!({"app": "baseline"}), json!({}), json!({}))
+        .await?;
+    let mut times = Vec::new();
+    for n in 0..200 {
+        let value = format!("{}k", 5000 + n);
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {EGRESS: value}}}));
+        let sent = Instant::now();
+        pods.patch("baseline", &PatchParams::default(), &patch)
+            .await?;
+        loop {
+            if let Event::Limit(name, Some(text), at) = next(events).await?
+                && name == "baseline"
+                && text == value
+            {
+                times.push(at.saturating_duration_since(sent).as_secs_f64() * 1e3);
+                break;
+            }
+        }
+    }
+    Ok(times)
+}
+
+/// How long a pod that is created later goes without the limit in force.
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+async fn new_pods(
+    world: &World,
+    events: &mut mpsc::Receiver<Event>,
+    labels: &serde_json::Value,
+    out: &Path,
+) -> anyhow::Result<()> {
+    let mut times = Vec::new();
+    let mut rows = String::from("pod,created_to_limited_ms\n");
+    for n in 0..PODS {
+        let name = format!("late-{n}");
+        world
+            .kubernetes
+            .pod(&name, labels.clone(), json!({}), json!({}))
+            .await?;
+        let created = Instant::now();
+        let took = loop {
+            if let Event::Limit(pod, Some(_), at) = next(events).await?
+                && pod == name
+            {
+                break at.saturating_duration_since(created).as_secs_f64() * 1e3;
+            }
+        };
+        writeln!(rows, "{name},{took:.3}")?;
+        times.push(took);
+    }
+    std::fs::write(out.join("new-pod.csv"), rows)?;
+    row(&format!("{PODS} new pods: created until limited"), times);
+    Ok(())
+}
+
+fn row(name: &str, mut values: Vec<f64>) {
+    values.sort_by(f64::total_cmp);
+    let at =
+        |q: f64| values[((values.len() as f64 * q).ceil() as usize).clamp(1, values.len()) - 1];
+    println!(
+        "{name:<52}{:>7.1} ms{:>7.1} ms{:>7.1} ms",
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
+}
+
+/// Processor time in seconds and resident memory in MiB of a process.
+fn usage(id: u32) -> anyhow::Result<(f64, f64)> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+    let fields: Vec<&str> = stat
+        .rsplit(") ")
+        .next()
+        .unwrap_or_default()
+        .split(' ')
+        .collect();
+    let ticks = |n: usize| {
+        fields
+            .get(n)
+            .and_then(|f| f.parse::<f64>().ok())
+            .context("stat")
+    };
+    // USER_HZ is 100 on every Linux that we run on
+    let seconds = (ticks(11)? + ticks(12)?) / 100.0;
+    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+    let memory = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok())
+        .context("VmRSS")?;
+    Ok((seconds, memory / 1024.0))
+}
+
+async fn footprint(world: &mut World, names: &[String]) -> anyhow::Result<()> {
+    let ids: Vec<(String, u32)> = names
+        .iter()
+        .filter_map(|name| Some((name.clone(), world.service(name).id()?)))
+        .collect();
+    let before: Vec<_> = ids
+        .iter()
+        .map(|(_, id)| usage(*id))
+        .collect::<Result<_, _>>()?;
+    tokio::time::sleep(SPAN).await;
+    for ((name, id), (seconds, _)) in ids.iter().zip(before) {
+        let (now, memory) = usage(*id)?;
+        let share = (now - seconds) / SPAN.as_secs_f64() * 100.0;
+        println!("{name:<52}{share:>7.2} % of a core{memory:>9.1} MiB");
+    }
+    Ok(())
+}
+
+/// One decider, many policies at 1 Hz.
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+async fn decider_load(out: &Path) -> anyhow::Result<()> {
+    let mut world = World::start(&Where::StandIn, &[]).await?;
+    let bucket = world.bus().bucket(POLICIES);
+    for n in 0..POLICIES_AT_ONCE {
+        let mut spec = spec();
+        spec["mode"] = json!("Observe");
+        let object: QosPolicy =
+            serde_json::from_value(world.policy_object(&format!("p{n}"), &spec))?;
+        let entry = Entry {
+            origin: Origin::Lanectl,
+            namespace: "bench".into(),
+            name: object.metadata.name,
+            uid: String::new(),
+            generation: 1,
+            spec: object.spec,
+        };
+        let key = format!("default.bench_p{n}");
+        bucket.put(&key, serde_json::to_vec(&entry)?).await?;
+    }
+    let decider = world.add("decider").await?;
+    let id = world.service(&decider).id().context("the decider runs")?;
+    let first = unix_ms().max(0) as u64;
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    let mut before = None;
+    let warm_up = 10;
+    let total = warm_up + SPAN.as_secs();
+    for round in 0..total {
+        second.tick().await;
+        if round == warm_up {
+            before = Some((usage(id)?, Instant::now()));
+        }
+        // healthy and unhealthy in turn, so that some limits move each second
+        let publishing = (0..POLICIES_AT_ONCE).map(|n| {
+            let jitter = if (n as u64 + round / 7).is_multiple_of(10) {
+                50.0
+            } else {
+                1.0
+            };
+            let (policy, workload) = (format!("bench_p{n}"), "bench_robot");
+            let sample = sample(&policy, workload, first + round, jitter);
+            let bus = world.bus().clone();
+            async move {
+                let subject = subject::sample("default", &policy, workload);
+                bus.publish(&subject, &sample, Publish::default()).await
+            }
+        });
+        let results: Vec<_> = futures::stream::iter(publishing)
+            .buffer_unordered(64)
+            .collect()
+            .await;
+        results.into_iter().collect::<Result<Vec<_>, _>>()?;
+    }
+    let ((seconds, _), since) = before.context("measured")?;
+    let (now, memory) = usage(id)?;
+    let share = (now - seconds) / since.elapsed().as_secs_f64() * 100.0;
+    let text = format!(
+        "one decider, {POLICIES_AT_ONCE} policies at 1 Hz: {share:.1} % of a core, {memory:.1} MiB"
+    );
+    println!("\n{text}");
+    std::fs::write(out.join("decider-load.txt"), format!("{text}\n"))?;
+    world.finish().await;
+    Ok(())
+}
