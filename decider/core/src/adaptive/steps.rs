@@ -9,7 +9,7 @@ use super::observe::Seen;
 
 /// Limits are whole kilobits per second, as an annotation can write them.
 fn whole_kilobits(class: &Class, limit_bps: f64) -> f64 {
-    class.clamp((class.clamp(limit_bps) / 1e3).floor() * 1e3)
+    class.clamp((class.clamp(limit_bps) / 1e3).round() * 1e3)
 }
 
 /// The level per pod at which all counted pods together may send `budget_bps`, with the classes' bounds heeded; `None` without pods.

@@ -1,0 +1,317 @@
+//! `Adaptive`: traces computed by hand. Windows of one second, each known to the decider 150 ms after its end.
+
+use laneguard_decider_core::{
+    Action::{
+        self, CannotBeMet, CongestionThrottle, Guard, Hold, Increase, LatencyGentleThrottle,
+        NotBandwidth,
+    },
+    Evaluation, adaptive,
+    adaptive::Phase,
+    policy::{Law, Policy},
+    sample::{Quality, Sample, Usage},
+};
+
+use crate::fixture::{Loop, ROBOT, SCANNER, milliseconds, policy as any_policy};
+
+fn policy(workloads: &[&str]) -> Policy {
+    Policy {
+        law: Law::Adaptive(adaptive::Parameters::default()),
+        ..any_policy(workloads)
+    }
+}
+
+/// All requests took so long: quantiles, mean and jitter of a window whose end is given in seconds.
+fn steady(workload: &str, end: f64, latency_ms: f64) -> Sample {
+    slow(workload, end, 1.0, latency_ms)
+}
+
+/// A share of the requests took `latency_ms`, the others 1 ms.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn slow(workload: &str, end: f64, share: f64, latency_ms: f64) -> Sample {
+    let quantile = |q: f64| Some(if share > 1.0 - q { latency_ms } else { 1.0 });
+    let (p25, p75) = (quantile(0.25), quantile(0.75));
+    Sample {
+        workload: workload.into(),
+        sequence: milliseconds(end) as u64,
+        window_start_ms: milliseconds(end - 1.0),
+        window_end_ms: milliseconds(end),
+        observed_at_ms: milliseconds(end + 0.1),
+        quality: Quality::Good,
+        p25_ms: p25,
+        p50_ms: quantile(0.5),
+        p75_ms: p75,
+        p95_ms: quantile(0.95),
+        p99_ms: quantile(0.99),
+        mean_ms: Some(share * latency_ms + (1.0 - share)),
+        jitter_ms: p75.zip(p25).map(|(p75, p25)| p75 - p25),
+        count: Some(200.0),
+        request_rate: Some(200.0),
+        ..Sample::default()
+    }
+}
+
+/// Three pods that send so much together, evenly, in the sample's own window.
+fn sending(total_mbit: f64, sample: Sample) -> Sample {
+    Sample {
+        usage: vec![Usage {
+            class: "bulk".into(),
+            total_bps: total_mbit * 1e6,
+            pods: 3,
+            top_pod_bps: total_mbit * 1e6 / 3.0,
+            ..Usage::default()
+        }],
+        ..sample
+    }
+}
+
+struct Trace(Loop);
+
+impl Trace {
+    /// Three pods at 1000 Mbit/s each; three calm windows without load have been seen, the last ends at 3 s.
+    fn after_calm(policy: Policy) -> Self {
+        let mut trace = Self(Loop::new(policy, 1000.0));
+        for end in [1.0, 2.0, 3.0] {
+            assert_eq!(trace.calm(end, 0.0), (Hold, 1000.0));
+        }
+        trace
+    }
+
+    /// As above, then a full link of 198 Mbit/s from 3.5 s on, which is noticed, drained and settled by 8 s.
+    fn after_congestion() -> Self {
+        let mut trace = Self::after_calm(policy(&[ROBOT]));
+        trace.see(sending(99.0, slow(ROBOT, 4.0, 0.4, 61.0)));
+        trace.see(sending(198.0, steady(ROBOT, 5.0, 61.0)));
+        trace.see(sending(170.0, slow(ROBOT, 6.0, 0.3, 61.0)));
+        assert_eq!(trace.calm(7.0, 158.4), (Increase, 64.02));
+        trace
+    }
+
+    fn evaluate(&mut self, sample: Sample) -> Evaluation {
+        #[allow(clippy::cast_precision_loss)]
+        let seconds = sample.observed_at_ms as f64 / 1e3 + 0.05;
+        self.0.evaluate(seconds, &[sample])
+    }
+
+    fn see(&mut self, sample: Sample) -> (Action, f64) {
+        let evaluation = self.evaluate(sample);
+        (evaluation.action, evaluation.limits[0].after_bps / 1e6)
+    }
+
+    fn calm(&mut self, end: f64, total_mbit: f64) -> (Action, f64) {
+        self.see(sending(total_mbit, steady(ROBOT, end, 1.0)))
+    }
+
+    fn phase(&self) -> Phase {
+        self.0.state.adaptive.as_ref().unwrap().phase
+    }
+}
+
+#[test]
+fn what_best_effort_sends_while_the_link_is_full_is_the_capacity_left() {
+    let mut trace = Trace::after_calm(policy(&[ROBOT]));
+    // 40 % of the requests were slow: the link was full for less than half of the window. The next one tells more.
+    assert_eq!(
+        trace.see(sending(99.0, slow(ROBOT, 4.0, 0.4, 61.0))),
+        (Hold, 1000.0)
+    );
+    // All of this window was. D = 61 - 1 = 60 ms, so 60/300 = 20 % are cut: 198 * 0.8 / 3 = 52.8.
+    assert_eq!(
+        trace.see(sending(198.0, steady(ROBOT, 5.0, 61.0))),
+        (CongestionThrottle, 52.8)
+    );
+    // Began before the cut: it saw the old queue.
+    assert_eq!(
+        trace.see(sending(170.0, slow(ROBOT, 6.0, 0.3, 61.0))),
+        (Hold, 52.8)
+    );
+    // The queue is gone: 198 * 0.97 / 3 = 64.02.
+    assert_eq!(trace.calm(7.0, 158.4), (Increase, 64.02));
+    assert_eq!(trace.phase(), Phase::Steady);
+}
+
+#[test]
+fn a_window_that_is_mostly_congested_is_acted_on_at_once_with_its_share_taken_into_account() {
+    let mut trace = Trace::after_calm(policy(&[ROBOT]));
+    // Between a half and three quarters of the requests were slow, and the 60 ms of queue were sent but not carried. Requests
+    // under way are not in the window, so it began 60 ms earlier than they show: o is at most 0.75 + 0.06 + 0.06 = 0.87.
+    // 130 / 0.87 = 149.425 are certain; drained by 20 %: 149.425 * 0.8 / 3 = 39.846.
+    let (action, limit) = trace.see(sending(130.0, slow(ROBOT, 4.0, 0.6, 61.0)));
+    assert_eq!(action, CongestionThrottle);
+    assert!((limit - 39.846).abs() < 0.01, "{limit}");
+}
+
+#[test]
+fn limits_that_nobody_uses_are_never_raised_and_guard_the_next_onset() {
+    let mut trace = Trace::after_congestion();
+    let mut last = (Hold, 64.02);
+    for end in 8..200 {
+        let now = trace.calm(f64::from(end), 0.0);
+        assert!(now.1 <= last.1, "at {end} s: {now:?} after {last:?}");
+        assert!(matches!(now.0, Hold | Guard), "at {end} s: {now:?}");
+        last = now;
+    }
+    // 0.98 of the budget of 192.06 for three pods.
+    assert!((last.1 - 62.739).abs() < 0.01, "{last:?}");
+}
+
+#[test]
+fn the_same_window_again_is_no_second_witness() {
+    let mut trace = Trace::after_calm(policy(&[ROBOT]));
+    let first = sending(99.0, slow(ROBOT, 4.0, 0.4, 61.0));
+    assert_eq!(trace.see(first.clone()), (Hold, 1000.0));
+    for poll in 1..5 {
+        let again = Sample {
+            sequence: first.sequence + poll,
+            ..first.clone()
+        };
+        assert_eq!(trace.see(again), (Hold, 1000.0));
+    }
+}
+
+#[test]
+fn an_early_sign_after_a_raise_undoes_it_before_a_target_is_missed() {
+    let mut trace = Trace::after_congestion();
+    trace.calm(8.0, 180.0);
+    // Steady at the limits: near what hurt, they rise by half of the gap every 10 s. 0.985 * 198 / 192.06 - 1 = 1.547 %.
+    for end in 9..=16 {
+        assert_eq!(
+            trace.calm(f64::from(end), 192.06),
+            (Hold, 64.02),
+            "at {end} s"
+        );
+    }
+    let (action, raised) = trace.calm(18.0, 192.06);
+    assert_eq!(action, Increase);
+    assert!((raised / 64.02 - 1.007_73).abs() < 1e-4, "{raised}");
+    // The mean went from 1 to 4 ms: a third of the room below P95's 10 ms. No target is missed.
+    let (action, limit) = trace.see(sending(193.5, steady(ROBOT, 19.0, 4.0)));
+    assert_eq!(action, LatencyGentleThrottle);
+    assert!((limit / raised - 0.985).abs() < 1e-4, "{limit}");
+}
+
+#[test]
+fn cutting_that_does_not_help_is_undone_within_twenty_samples() {
+    let mut trace = Trace::after_calm(policy(&[ROBOT]));
+    let mut actions = Vec::new();
+    let mut limit = 1000.0;
+    for end in 4..24 {
+        // The server is slow whatever best-effort does: 30 Mbit/s per pod, or its limit.
+        let total = 3.0 * f64::min(30.0, limit);
+        let (action, after) = trace.see(sending(total, steady(ROBOT, f64::from(end), 61.0)));
+        actions.push(action);
+        limit = after;
+    }
+    assert!(actions.contains(&CongestionThrottle), "{actions:?}");
+    assert_eq!(actions.last(), Some(&NotBandwidth));
+    assert!((limit - 1000.0).abs() < 1.0, "{limit}");
+    // And when the server has recovered, all is as before.
+    for end in 24..28 {
+        trace.calm(f64::from(end), 90.0);
+    }
+    assert_eq!(trace.phase(), Phase::Steady);
+}
+
+#[test]
+fn a_target_that_was_never_met_with_best_effort_low_cannot_be_met() {
+    let mut trace = Trace(Loop::new(policy(&[ROBOT]), 1000.0));
+    let mut last = Hold;
+    for end in 1..8 {
+        let sample = sending(1.0, steady(ROBOT, f64::from(end), 20.0));
+        let (action, limit) = trace.see(sample);
+        assert_eq!(limit, 1000.0, "idle best-effort is not cut");
+        last = action;
+    }
+    assert_eq!(last, CannotBeMet);
+}
+
+#[test]
+fn without_usage_the_cut_is_in_proportion_to_the_overshoot() {
+    let mut trace = Trace::after_calm(policy(&[ROBOT]));
+    // 14.4 of 10 ms: 1 / sqrt(1.44) = 0.8333.
+    let (action, limit) = trace.see(steady(ROBOT, 4.0, 14.4));
+    assert_eq!(action, CongestionThrottle);
+    assert!((limit - 833.333).abs() < 0.01, "{limit}");
+    // The old queue again, then still above: 20 ms are worse than the last cut hoped for, so it goes deeper, to 0.6.
+    assert_eq!(trace.see(steady(ROBOT, 5.0, 20.0)).0, Hold);
+    let (action, limit) = trace.see(steady(ROBOT, 6.0, 20.0));
+    assert_eq!(action, CongestionThrottle);
+    assert!((limit - 500.0).abs() < 0.01, "{limit}");
+}
+
+#[test]
+fn a_class_of_idle_critical_workloads_returns_limits_slowly_and_only_if_they_are_used() {
+    let idle = |end: f64| Sample {
+        quality: Quality::Idle,
+        p95_ms: None,
+        ..steady(ROBOT, end, 1.0)
+    };
+    let mut trace = Trace::after_congestion();
+    assert_eq!(trace.see(sending(192.0, idle(30.0))), (Increase, 67.221));
+    assert_eq!(trace.see(sending(192.0, idle(31.0))), (Hold, 67.221));
+    assert_eq!(trace.see(sending(20.0, idle(60.0))), (Hold, 67.221));
+    // Critical traffic is back: limits that rose while nobody looked go to what was safe, before it suffers.
+    assert_eq!(trace.calm(61.0, 200.0).0, Guard);
+}
+
+#[test]
+fn missing_data_of_one_workload_stops_the_raise_but_not_the_cut() {
+    let mut trace = Trace::after_calm(policy(&[ROBOT, SCANNER]));
+    assert_eq!(
+        trace.see(sending(99.0, slow(ROBOT, 4.0, 0.4, 61.0))),
+        (Hold, 1000.0)
+    );
+    assert_eq!(
+        trace.see(sending(198.0, steady(ROBOT, 5.0, 61.0))),
+        (CongestionThrottle, 52.8)
+    );
+    for end in 7..60 {
+        assert_eq!(trace.calm(f64::from(end), 158.4), (Hold, 52.8));
+    }
+    // Heard of at last, calm: now the robot's next calm window settles.
+    trace.see(sending(158.4, steady(SCANNER, 60.0, 1.0)));
+    let settled = trace.calm(61.0, 158.4);
+    assert!(settled.1 > 52.8, "{settled:?}");
+}
+
+#[test]
+fn more_pods_share_what_was_learned() {
+    let mut trace = Trace::after_congestion();
+    let mut sample = sending(192.0, steady(ROBOT, 9.0, 1.0));
+    sample.usage[0].pods = 6;
+    trace.calm(8.0, 192.0);
+    let (action, limit) = trace.see(sample);
+    assert_eq!(action, Guard);
+    assert!(limit < 33.0, "{limit}");
+}
+
+#[test]
+fn a_clock_that_is_ahead_does_not_make_an_old_queue_a_new_one() {
+    let mut trace = Trace::after_calm(policy(&[ROBOT]));
+    // Everything 5 s ahead of the decider's clock.
+    let ahead = |mut sample: Sample| {
+        sample.window_start_ms += 5_000;
+        sample.window_end_ms += 5_000;
+        sample
+    };
+    trace.see(ahead(sending(99.0, slow(ROBOT, 4.0, 0.4, 61.0))));
+    let (action, cut) = trace.see(ahead(sending(198.0, steady(ROBOT, 5.0, 61.0))));
+    assert_eq!(action, CongestionThrottle);
+    assert_eq!(
+        trace.see(ahead(sending(170.0, slow(ROBOT, 6.0, 0.3, 61.0)))),
+        (Hold, cut)
+    );
+}
+
+#[test]
+fn a_reason_says_what_was_seen_and_what_was_done() {
+    let mut trace = Trace::after_calm(policy(&[ROBOT]));
+    trace.see(sending(99.0, slow(ROBOT, 4.0, 0.4, 61.0)));
+    let reason = trace
+        .evaluate(sending(198.0, steady(ROBOT, 5.0, 61.0)))
+        .reason;
+    assert_eq!(
+        reason,
+        "factory_robot: P95 latency 61 ms is above its target of 10 ms; best-effort sends 198 Mbit/s, which is what the link \
+         carries of it, so limits go below it until the queue has drained: limits bulk 1000 to 52.8 Mbit/s."
+    );
+}
