@@ -46,6 +46,8 @@ pub struct Bottleneck {
     random: Random,
     /// Best-effort bits that left the bottleneck.
     pub delivered_bits: f64,
+    /// Packets that found the queue full.
+    pub dropped_packets: f64,
 }
 
 impl Bottleneck {
@@ -66,6 +68,7 @@ impl Bottleneck {
             due: 0.0,
             random,
             delivered_bits: 0.0,
+            dropped_packets: 0.0,
         }
     }
 
@@ -106,6 +109,7 @@ impl Bottleneck {
         let dropped = (queue - scenario.fifo_bits).max(0.0);
         self.queue = queue - dropped;
         self.delivered_bits += (served - critical_bits).max(0.0);
+        self.dropped_packets += dropped / PACKET;
         if dropped > 0.0 {
             for (pod, rate) in self.pods.iter_mut().zip(rates) {
                 pod.lose(

@@ -88,7 +88,7 @@ pub fn run(scenario: &Scenario, law: Option<&Law>) -> Record {
         }
         if end >= scrape_latency {
             if !random.chance(scenario.lost) {
-                telemetry.scrape_latency(scenario, end);
+                telemetry.scrape_latency(scenario, &bottleneck, end);
             }
             scrape_latency += scenario.scrape;
             poll.get_or_insert(end + scenario.news_delay.0 * 0.8);

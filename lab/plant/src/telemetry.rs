@@ -15,6 +15,11 @@ const REACH: (usize, f64) = (10, 10.0);
 /// Below so many requests per second for so many seconds a workload is idle.
 const IDLE: (f64, f64) = (1.0, 60.0);
 
+/// Scrapes that a drop rate spans.
+const DROP_SCRAPES: usize = 5;
+/// Legitimate drops by policy per second, as the lab makes them up.
+const POLICY_DROPS: f64 = 30.0;
+
 #[derive(Clone, Debug)]
 struct Latencies {
     at: f64,
@@ -30,6 +35,7 @@ pub struct Telemetry {
     pending: Vec<Request>,
     latencies: Vec<Latencies>,
     counters: Vec<(f64, Vec<f64>)>,
+    drops: Vec<(f64, f64)>,
     quiet_since: Option<f64>,
     sequence: u64,
 }
@@ -44,6 +50,7 @@ impl Telemetry {
             pending: Vec::new(),
             latencies: Vec::new(),
             counters: Vec::new(),
+            drops: Vec::new(),
             quiet_since: None,
             sequence: 0,
         }
@@ -54,8 +61,12 @@ impl Telemetry {
         self.pending.extend_from_slice(requests);
     }
 
-    /// Scrapes the histogram.
-    pub fn scrape_latency(&mut self, scenario: &Scenario, at: f64) {
+    /// Scrapes the histogram and the drops.
+    pub fn scrape_latency(&mut self, scenario: &Scenario, bottleneck: &Bottleneck, at: f64) {
+        self.drops.push((at, bottleneck.dropped_packets));
+        if self.drops.len() > DROP_SCRAPES {
+            self.drops.remove(0);
+        }
         let (counts, sum_ms) = (&mut self.counts, &mut self.sum_ms);
         self.pending.retain(|request| {
             let is_answered = request.sent + request.latency_ms / 1e3 <= at;
@@ -98,6 +109,7 @@ impl Telemetry {
             observed_at_ms: theirs(at),
             quality: Quality::NoData,
             usage: self.usage(scenario),
+            drop_rate: self.drop_rate(),
             ..Sample::default()
         };
         let Some(newest) = self.latencies.last() else {
@@ -151,6 +163,12 @@ impl Telemetry {
         }
         fill(scenario, &mut sample, &counts, count, sum_ms);
         sample
+    }
+
+    /// Over four intervals, as the collector asks; policy drops are always there.
+    fn drop_rate(&self) -> Option<f64> {
+        let (first, last) = (self.drops.first()?, self.drops.last()?);
+        (last.0 > first.0).then(|| POLICY_DROPS + (last.1 - first.1) / (last.0 - first.0))
     }
 
     fn usage(&self, scenario: &Scenario) -> Vec<Usage> {

@@ -1,0 +1,156 @@
+//! What the real laws do on the model. Few seeds each, so that it stays quick; the binary runs thousands.
+
+use laneguard_decider_core::{Action, adaptive, autorate, policy::Law, threshold};
+use laneguard_lab_plant::{
+    generate::plant,
+    run::{Record, run},
+    scenario::{Demand, Scenario},
+    score::{Score, score},
+};
+
+fn adaptive() -> Law {
+    Law::Adaptive(adaptive::Parameters::default())
+}
+
+fn scored(scenario: &Scenario, law: Option<&Law>) -> (Record, Score) {
+    let record = run(scenario, law);
+    let score = score(scenario, &record);
+    (record, score)
+}
+
+#[test]
+fn without_control_the_model_shows_what_the_kernel_network_showed() {
+    let scenario = Scenario::congestion(200e6, 3, 1);
+    // Measured there: 82 % without control, 33 % and 83 % goodput under cake-autorate's law, with a slower scrape.
+    let (_, none) = scored(&scenario, None);
+    assert!((75.0..90.0).contains(&none.violating_percent), "{none:?}");
+    assert!(none.goodput_percent > 98.0, "{none:?}");
+    let law = Law::Autorate(autorate::Parameters::default());
+    let (_, autorate) = scored(&scenario, Some(&law));
+    assert!(
+        (20.0..40.0).contains(&autorate.violating_percent),
+        "{autorate:?}"
+    );
+}
+
+#[test]
+fn the_best_fixed_limit_never_violates() {
+    let mut scenario = Scenario::congestion(200e6, 3, 1);
+    scenario.start_bps = 0.95 * 200e6 / 3.0;
+    let (_, score) = scored(&scenario, None);
+    assert!(score.violating_percent < 0.1, "{score:?}");
+    assert!(score.goodput_percent > 94.0, "{score:?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_and_another_one_another() {
+    let runs = [1, 1, 2].map(|seed| run(&plant(seed), Some(&adaptive())));
+    let limits = runs.each_ref().map(|record| &record.limits);
+    assert_eq!(limits[0], limits[1]);
+    assert_ne!(limits[0], limits[2]);
+}
+
+#[test]
+fn adaptive_protects_on_every_link_and_number_of_pods_with_the_same_defaults() {
+    for link_bps in [50e6, 200e6, 500e6] {
+        for pods in [2, 3, 6] {
+            let scores: Vec<Score> = (1..=4)
+                .map(|seed| {
+                    scored(
+                        &Scenario::congestion(link_bps, pods, seed),
+                        Some(&adaptive()),
+                    )
+                    .1
+                })
+                .collect();
+            let mean = |value: fn(&Score) -> f64| scores.iter().map(value).sum::<f64>() / 4.0;
+            let violating = mean(|score| score.violating_percent);
+            let goodput = mean(|score| score.goodput_percent);
+            assert!(
+                violating < 5.0 && goodput > 85.0,
+                "{link_bps} {pods}: {violating} % violating, {goodput} % goodput"
+            );
+            if link_bps >= 200e6 {
+                assert!(
+                    violating < 3.0 && goodput > 92.0,
+                    "{link_bps} {pods}: {violating} {goodput}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn adaptive_stops_throttling_within_twenty_samples_when_the_server_is_the_cause() {
+    let scenario = Scenario::slow_server(3);
+    let (record, score) = scored(&scenario, Some(&adaptive()));
+    let found = record
+        .decisions
+        .iter()
+        .find(|decision| decision.action == Action::NotBandwidth)
+        .map(|decision| decision.at);
+    assert!(found.is_some_and(|at| at < 40.0 + 20.0), "{found:?}");
+    assert!(score.goodput_percent > 40.0, "of 45 % wanted: {score:?}");
+}
+
+#[test]
+fn adaptive_finds_the_capacity_again_that_came_back() {
+    let (_, score) = scored(&Scenario::capacity_drop(1), Some(&adaptive()));
+    assert!(score.goodput_percent > 80.0, "{score:?}");
+    assert!(score.violating_percent < 8.0, "{score:?}");
+}
+
+#[test]
+fn adaptive_lets_light_load_have_what_it_wants() {
+    let (record, score) = scored(&Scenario::light_load(1), Some(&adaptive()));
+    assert!(score.goodput_percent > 25.0, "of 30 % wanted: {score:?}");
+    assert!(
+        record
+            .decisions
+            .iter()
+            .all(|decision| decision.action != Action::CongestionThrottle)
+    );
+}
+
+#[test]
+fn of_random_plants_none_is_unstable_starved_or_out_of_bounds() {
+    for seed in 0..60 {
+        let (_, score) = scored(&plant(seed), Some(&adaptive()));
+        assert!(
+            !score.is_unstable() && !score.is_starved() && !score.out_of_bounds,
+            "seed {seed}: {score:?}"
+        );
+    }
+}
+
+#[test]
+fn a_law_made_unstable_on_purpose_is_flagged() {
+    // Steps of half the link, both ways, as fast as samples come.
+    let flagged = (0..40)
+        .filter(|seed| {
+            let scenario = plant(*seed);
+            let step = scenario.link_bps(0.0) / 2.0;
+            let law = Law::Threshold(threshold::Parameters {
+                alpha: 1.0,
+                cooldown_ms: 0,
+                aggressive_decrease_bps: step,
+                gentle_decrease_bps: step,
+                increase_step_bps: step,
+                ..threshold::Parameters::default()
+            });
+            scored(&scenario, Some(&law)).1.is_unstable()
+        })
+        .count();
+    assert!(flagged >= 20, "{flagged} of 40");
+}
+
+#[test]
+fn a_law_that_stays_at_the_minimum_is_flagged_as_starving() {
+    let mut scenario = Scenario::congestion(200e6, 3, 1);
+    scenario.start_bps = scenario.min_bps;
+    assert!(scored(&scenario, None).1.is_starved());
+    for phase in &mut scenario.phases {
+        phase.demand = Demand::None;
+    }
+    assert!(!scored(&scenario, None).1.is_starved());
+}
