@@ -410,8 +410,14 @@ impl Control<'_> {
             )
         } else {
             self.memory.held_bps = None;
+            // That a cut to here was not enough says that the link carries less: the middle, by ratio.
+            let settled = if episode.cuts > 0 {
+                kept.sqrt().min(settle)
+            } else {
+                settle.max(kept)
+            };
             self.learn_capacity(Capacity {
-                low_bps: total * settle,
+                low_bps: total * settled,
                 high_bps: total,
             });
             let why = format!(
@@ -419,7 +425,7 @@ impl Control<'_> {
                 worst.text,
                 mbit(total)
             );
-            (kept, (settle / kept).max(1.0), why)
+            (kept, settled / kept, why)
         };
         self.lower(
             Action::CongestionThrottle,
