@@ -453,7 +453,9 @@ impl Control<'_> {
             }
         };
         let why = format!("{}; what best-effort sends is not known", worst.text);
-        let is_first = self.responsible_raise().is_none();
+        // After the first cut the way back is looked for at once; after a raise that hurt, not before its time.
+        let may_try =
+            self.responsible_raise().is_none() && self.memory.test_after_ms <= self.now_ms;
         let verdict = self.lower(
             Action::CongestionThrottle,
             why,
@@ -463,7 +465,7 @@ impl Control<'_> {
                 scale(policy, state, factor);
             },
         );
-        if is_first {
+        if may_try {
             self.memory.test_after_ms = self.now_ms;
         }
         verdict
@@ -644,9 +646,10 @@ impl Control<'_> {
                 "{}, but it rose after the last raise, which is undone",
                 worst.text
             );
+            let least = if self.seen.usage.is_some() { 0.96 } else { 0.0 };
             return self.change(Action::LatencyGentleThrottle, why, |policy, state| {
                 // An early sign is a small overshoot: of a large raise most holds.
-                scale(policy, state, raise.undo.clamp(0.96, 0.985));
+                scale(policy, state, raise.undo.clamp(least, 0.985));
             });
         }
         let is_held = self
@@ -817,6 +820,7 @@ impl Control<'_> {
             let why = format!("{}, {} % below what hurt", worst.text, number(gap * 100.0));
             // The middle when near, less when far, where what hurt is a guess.
             let step = if gap < 0.03 { gap / 2.0 } else { gap / 3.0 };
+            let step = if worst.quiet { step } else { step.min(0.01) };
             return self.raise(
                 1.0 + step.clamp(LEAST_STEP, if gap > 0.25 { 0.08 } else { 0.04 }),
                 why,
