@@ -13,19 +13,17 @@ mod yaml;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::CommandFactory;
 use laneguard_proto::codec::Encoding;
 use laneguard_runtime::bus::{Bus, Producer};
+use laneguard_runtime::command_line::{self, EXIT_CONFIG};
 use laneguard_runtime::{ConfigError, shutdown, telemetry};
 
 use args::{Args, Command};
 
-/// Bad configuration, as in sysexits.h's EX_USAGE.
-const EXIT_CONFIG: u8 = 64;
-
 /// Parses the command line, does what it says, and gives the exit code: 0 as asked, 64 bad configuration, 1 otherwise.
 pub fn run() -> ExitCode {
-    let args = match parse() {
+    let args: Args = match command_line::parse(command()) {
         Ok(args) => args,
         Err(code) => return code,
     };
@@ -72,34 +70,6 @@ pub fn command() -> clap::Command {
         .mut_args(|arg| arg.global(true))
         // what a service tells its log is noise on a terminal
         .mut_arg("log", |arg| arg.default_value("error,async_nats=off"))
-}
-
-fn parse() -> Result<Args, ExitCode> {
-    let parsed = command()
-        .try_get_matches()
-        .and_then(|matches| Args::from_arg_matches(&matches));
-    parsed.map_err(|error| {
-        use clap::error::ErrorKind;
-        match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                // a closed pipe is the reader's choice
-                let _ = error.print();
-                ExitCode::SUCCESS
-            }
-            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-                let _ = error.print();
-                ExitCode::from(EXIT_CONFIG)
-            }
-            _ => {
-                // one line: which setting and why; usage and tips follow an empty line
-                let text = error.to_string();
-                let what = text.split("\n\n").next().unwrap_or_default();
-                let words: Vec<&str> = what.split_whitespace().collect();
-                eprintln!("{}", words.join(" "));
-                ExitCode::from(EXIT_CONFIG)
-            }
-        }
-    })
 }
 
 async fn act(args: &Args) -> anyhow::Result<()> {

@@ -23,4 +23,4 @@ pub mod v1 {
     pub const DESCRIPTORS: &[u8] = include_bytes!("gen/laneguard.v1.bin");
 }
 
-pub use validate::{Invalid, Validate};
+pub use validate::{Invalid, MOST_SEQUENCE, Validate, plausible_term};

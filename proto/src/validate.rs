@@ -22,6 +22,12 @@ pub trait Validate {
     /// # Errors
     /// Names the first field that is missing or out of range.
     fn validate(&self) -> Result<(), Invalid>;
+
+    /// Checks what only somebody with a clock can: that terms and sequences can have come about by the rules. `now_ms` is Unix milliseconds.
+    ///
+    /// # Errors
+    /// Names the first field that is out of range.
+    fn validate_at(&self, now_ms: i64) -> Result<(), Invalid>;
 }
 
 /// The longest law, action or trigger word.
@@ -30,6 +36,37 @@ const LONGEST_WORD: usize = 64;
 const LONGEST_TEXT: usize = 4096;
 /// The most entries a repeated field may have.
 const MOST_ENTRIES: usize = 5000;
+
+/// The greatest sequence of a decision, command or outcome. At one a second that is 142 million years; a greater one is an error or an attack,
+/// and would otherwise be above everything that comes after it.
+pub const MOST_SEQUENCE: u64 = 1 << 52;
+/// How far terms and sample sequences, which begin at the Unix time in milliseconds, may be ahead of the reader's clock: one year.
+const AHEAD_MS: u64 = 366 * 24 * 3600 * 1000;
+
+/// Whether a term or a sample's sequence can have come about by the rules: at most a year ahead of `now_ms` (Unix milliseconds). One that cannot is
+/// refused, or whoever wrote it would own the policy for ever.
+pub fn plausible_term(term: u64, now_ms: i64) -> bool {
+    term <= u64::try_from(now_ms).unwrap_or(0).saturating_add(AHEAD_MS)
+}
+
+fn plausible(field: &str, term: u64, now_ms: i64) -> Result<(), Invalid> {
+    if plausible_term(term, now_ms) {
+        Ok(())
+    } else {
+        Err(invalid(
+            field,
+            format!("is more than a year ahead of the clock: {term}"),
+        ))
+    }
+}
+
+fn countable(field: &str, sequence: u64) -> Result<(), Invalid> {
+    if sequence <= MOST_SEQUENCE {
+        Ok(())
+    } else {
+        Err(invalid(field, format!("is out of range: {sequence}")))
+    }
+}
 
 fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Invalid {
     Invalid {
@@ -153,6 +190,10 @@ impl Validate for Sample {
         token("policy", &self.policy)?;
         sample_values(self)
     }
+
+    fn validate_at(&self, now_ms: i64) -> Result<(), Invalid> {
+        plausible("sequence", self.sequence, now_ms)
+    }
 }
 
 impl Validate for Decision {
@@ -175,6 +216,11 @@ impl Validate for Decision {
         self.samples.iter().try_for_each(|sample| {
             sample_values(sample).map_err(|e| invalid(format!("samples.{}", e.field), e.problem))
         })
+    }
+
+    fn validate_at(&self, now_ms: i64) -> Result<(), Invalid> {
+        plausible("term", self.term, now_ms)?;
+        countable("sequence", self.sequence)
     }
 }
 
@@ -205,6 +251,11 @@ impl Validate for Command {
             bandwidth("nodes.limit_bps", node.limit_bps)
         })
     }
+
+    fn validate_at(&self, now_ms: i64) -> Result<(), Invalid> {
+        plausible("term", self.term, now_ms)?;
+        countable("sequence", self.sequence)
+    }
 }
 
 impl Validate for Outcome {
@@ -217,6 +268,12 @@ impl Validate for Outcome {
         at_most("not_covered", self.not_covered.len(), MOST_ENTRIES)?;
         time("finished_at", self.finished_at.as_ref())?;
         quantity("took_ms", self.took_ms)
+    }
+
+    fn validate_at(&self, now_ms: i64) -> Result<(), Invalid> {
+        plausible("term", self.term, now_ms)?;
+        plausible("highest_term", self.highest_term, now_ms)?;
+        countable("sequence", self.sequence)
     }
 }
 
@@ -266,5 +323,30 @@ mod tests {
             breaks(&mut command);
             assert_eq!(command.validate().unwrap_err().field, field);
         }
+    }
+
+    #[test]
+    fn numbers_above_everything_that_comes_after_are_refused() {
+        let now_ms = 1_795_000_000_000;
+        let mut command = command();
+        command.term = now_ms as u64 + 5;
+        assert_eq!(command.validate_at(now_ms), Ok(()));
+        command.sequence = MOST_SEQUENCE + 1;
+        assert_eq!(command.validate_at(now_ms).unwrap_err().field, "sequence");
+        command.term = u64::MAX;
+        assert_eq!(command.validate_at(now_ms).unwrap_err().field, "term");
+        let outcome = Outcome {
+            highest_term: u64::MAX,
+            ..Default::default()
+        };
+        assert_eq!(
+            outcome.validate_at(now_ms).unwrap_err().field,
+            "highest_term"
+        );
+        let sample = Sample {
+            sequence: u64::MAX,
+            ..Default::default()
+        };
+        assert_eq!(sample.validate_at(now_ms).unwrap_err().field, "sequence");
     }
 }

@@ -8,6 +8,7 @@ pub mod args;
 pub mod backoff;
 pub mod bus;
 pub mod clock;
+pub mod command_line;
 mod failure;
 pub mod lease;
 mod process;

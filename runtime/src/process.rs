@@ -7,20 +7,18 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use clap::error::ErrorKind;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::args::HasCommon;
+use crate::command_line::{self, EXIT_CONFIG};
 use crate::failure::ConfigError;
 use crate::readiness::Readiness;
 use crate::shutdown::{self, Shutdown, Trigger};
 use crate::{admin, telemetry};
 
-/// Bad configuration, as in sysexits.h's EX_USAGE.
-const EXIT_CONFIG: u8 = 64;
 /// How long tasks may take to finish after the shutdown began.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -112,9 +110,9 @@ where
     A: Parser + HasCommon,
     F: Future<Output = anyhow::Result<Process>>,
 {
-    let args = match A::try_parse() {
+    let args: A = match command_line::parse(A::command()) {
         Ok(args) => args,
-        Err(error) => return usage(&error),
+        Err(code) => return code,
     };
     // fails only when another provider was installed before, which is as good
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -141,22 +139,6 @@ where
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
-}
-
-fn usage(error: &clap::Error) -> ExitCode {
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // a closed pipe is the reader's choice
-            let _ = error.print();
-            ExitCode::SUCCESS
-        }
-        _ => {
-            let text = error.to_string();
-            let line = text.lines().next().unwrap_or("error: bad configuration");
-            eprintln!("{line}");
-            ExitCode::from(EXIT_CONFIG)
-        }
-    }
 }
 
 fn config_failure(error: &ConfigError) -> ExitCode {

@@ -140,9 +140,11 @@ impl Reader {
                 return Interruption::Failed(reason);
             }
         };
-        let server_ahead_ms = info
+        // ages go by the server's clock, carried on by our monotonic one: a step of our wall clock makes no message old
+        let opened = Instant::now();
+        let server_ms = info
             .ts
-            .map_or(0, |ts| ts.as_millisecond() - crate::clock::unix_ms());
+            .map_or_else(crate::clock::unix_ms, |ts| ts.as_millisecond());
         let deliver = self.deliver_policy(&info);
         self.seen = Some((info.created, self.resume_sequence(&info)));
 
@@ -204,7 +206,8 @@ impl Reader {
             expected += 1;
             let (stream_sequence, pending) = (info.stream_sequence, info.pending);
             let stored_ms = (info.published.unix_timestamp_nanos() / 1_000_000) as i64;
-            let age_ms = crate::clock::unix_ms() + server_ahead_ms - stored_ms;
+            let now_ms = server_ms + opened.elapsed().as_millis() as i64;
+            let age_ms = now_ms - stored_ms;
             if let Some((_, seen)) = &mut self.seen {
                 *seen = stream_sequence;
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::stream::DirectGetErrorKind;
-use laneguard_proto::codec::{WireMessage, decode};
+use laneguard_proto::codec::{DecodeError, WireMessage, decode};
 use laneguard_proto::header;
 use laneguard_proto::storage::StreamSpec;
 use laneguard_proto::subject::Kind;
@@ -16,7 +16,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use super::connection::Bus;
 use super::feed::{Begin, Feed, Item, Raw};
 use super::publish::PublishError;
-use crate::telemetry;
+use crate::{clock, telemetry};
 
 /// Where a subscription begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +79,13 @@ pub struct Subscription<M> {
 /// Subjects remembered for logging once.
 const MOST_REFUSED: usize = 1024;
 
+/// Decodes and validates, with the reader's clock for what needs one.
+fn read<M: WireMessage>(payload: &[u8], headers: Option<&HeaderMap>) -> Result<M, DecodeError> {
+    let message: M = decode(payload, content_type(headers))?;
+    message.validate_at(clock::unix_ms())?;
+    Ok(message)
+}
+
 fn content_type(headers: Option<&HeaderMap>) -> Option<&str> {
     headers?
         .get(header::CONTENT_TYPE)
@@ -133,7 +140,7 @@ impl Bus {
             .map_err(|e| unavailable(e.to_string()))?;
         match stream.direct_get_last_for_subject(subject).await {
             Ok(stored) => {
-                let message = decode(&stored.payload, content_type(Some(&stored.headers)));
+                let message = read(&stored.payload, Some(&stored.headers));
                 Ok(Last {
                     stream_sequence: stored.sequence,
                     message: message.ok(),
@@ -182,7 +189,7 @@ impl<M: WireMessage> Subscription<M> {
     }
 
     fn accept(&mut self, raw: Raw) -> Option<Received<M>> {
-        match decode::<M>(&raw.payload, content_type(raw.headers.as_ref())) {
+        match read::<M>(&raw.payload, raw.headers.as_ref()) {
             Ok(message) => Some(Received {
                 subject: raw.subject,
                 stream_sequence: raw.stream_sequence,
