@@ -342,16 +342,16 @@ impl Control<'_> {
         let is_link = !are_used(self.state, usage, HELD) && raise.is_none();
         if is_link {
             // Limits did not bind: the link did. The share of the window inside the congestion gives the capacity.
-            let share = |onset_ms: i64| -> f64 {
+            let share = |onset_ms: i64| {
                 #[allow(clippy::cast_precision_loss)]
                 let (inside, length) = (
                     usage.end_ms.saturating_sub(onset_ms) as f64,
                     usage.end_ms.saturating_sub(usage.start_ms) as f64,
                 );
-                // What filled the queue was sent, too, and not carried yet: as if the window had been longer.
-                (inside / length).clamp(0.0, 1.0) + filled_ms / length
+                ((inside / length).clamp(0.0, 1.0), length)
             };
-            let (most, least) = (share(episode.onset_low_ms), share(episode.onset_high_ms));
+            let ((most, length), (least, _)) =
+                (share(episode.onset_low_ms), share(episode.onset_high_ms));
             if least < 0.5 && in_a_row < FIRM {
                 return hold(format!(
                     "{}, and that began inside the window: the next one tells what the link carries",
@@ -359,7 +359,10 @@ impl Control<'_> {
                 ));
             }
             let before = self.memory.calm_bps.unwrap_or(0.0).min(total);
-            let carried = |share: f64| (total - before * (1.0 - share).max(0.0)) / share.max(0.25);
+            // What filled the queue was sent, too, and not carried yet: as if the window had been longer.
+            let carried = |share: f64| {
+                (total - before * (1.0 - share)) / (share + filled_ms / length).max(0.25)
+            };
             let capacity = Capacity {
                 low_bps: carried(most).max(1.0),
                 high_bps: carried(least).max(carried(most)).max(1.0),
@@ -837,6 +840,9 @@ impl Control<'_> {
                 seconds(left_ms.unsigned_abs())
             ));
         }
+        if !self.memory.testing {
+            self.memory.test_step = LEAST_STEP;
+        }
         let step = self.memory.test_step.clamp(LEAST_STEP, 0.25);
         // Above the old mark and calm: the network has changed, and the old mark means little.
         if self
@@ -863,6 +869,9 @@ impl Control<'_> {
                 "{}; what best-effort sends is not known",
                 worst.text
             ));
+        }
+        if !self.memory.testing {
+            self.memory.test_step = LEAST_STEP;
         }
         let step = self.memory.test_step.clamp(0.03, 0.25);
         self.memory.test_step = (step * 1.5).min(0.25);

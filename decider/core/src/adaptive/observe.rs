@@ -363,6 +363,10 @@ fn excess(floor: &Floor, sample: &Sample, slow: f64) -> f64 {
     let mean = above(sample.mean_ms, floor.mean_ms);
     match (tail, mean) {
         (Some(tail), Some(mean)) if slow >= 0.5 => tail.min(mean / slow),
+        // A lost packet's retransmission is in the tail, and is no queue.
+        (Some(tail), Some(_)) if slow >= 0.25 => {
+            tail.min(above(sample.p75_ms, floor.mean_ms).unwrap_or(tail))
+        }
         (Some(tail), _) => tail,
         (None, Some(mean)) => mean / slow.max(0.5),
         (None, None) => above(sample.jitter_ms, floor.jitter_ms).unwrap_or(0.0),
