@@ -48,6 +48,18 @@ pub(crate) async fn resume(bus: &Bus, token: &Token) -> anyhow::Result<()> {
     output::line(&format!("{shown} resumed"))
 }
 
+/// Withdraws it without a word, if there is one: the policy is gone.
+///
+/// # Errors
+/// When NATS does not answer.
+pub(crate) async fn forget(bus: &Bus, token: &Token) -> anyhow::Result<()> {
+    let bucket = bus.bucket(OVERRIDES);
+    if bucket.get(&key(bus, token)).await?.is_some() {
+        bucket.delete(&key(bus, token)).await?;
+    }
+    Ok(())
+}
+
 fn key(bus: &Bus, token: &Token) -> String {
     format!("{}.{token}", bus.cluster())
 }

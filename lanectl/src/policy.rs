@@ -12,7 +12,7 @@ use laneguard_runtime::bus::{Bucket, Bus, Change, StoreError};
 use laneguard_runtime::clock;
 
 use crate::args::{Format, Named, Policy};
-use crate::{file, name, object, output, yaml};
+use crate::{brake, file, name, object, output, yaml};
 
 /// Reads a file, or standard input for `-`.
 ///
@@ -203,7 +203,11 @@ async fn delete(bus: &Bus, named: &Named) -> anyhow::Result<()> {
         refuse_foreign(&entry).with_context(|| shown.clone())?;
     }
     match bucket.delete_revision(&key, value.revision).await {
-        Ok(()) => output::line(&format!("{shown} deleted")),
+        Ok(()) => {
+            // a release would otherwise wait for the next policy of this name
+            brake::forget(bus, &token).await?;
+            output::line(&format!("{shown} deleted"))
+        }
         Err(StoreError::Conflict) => {
             anyhow::bail!("{shown}: somebody else changed it just now, nothing was deleted")
         }
