@@ -46,6 +46,15 @@ fn hold(why: impl Into<String>) -> Verdict {
     }
 }
 
+/// How far limits go down, and where they settle once the queue has drained.
+#[derive(Clone, Copy)]
+enum Cut {
+    /// To levels per pod, bits per second.
+    To { level: f64, settle: f64 },
+    /// By factors on the limits before.
+    By { factor: f64, settle: f64 },
+}
+
 /// Everything a decision rests on and may change.
 pub(super) struct Control<'a> {
     pub(super) now_ms: i64,
@@ -381,9 +390,9 @@ impl Control<'_> {
                 Action::CongestionThrottle,
                 why,
                 episode,
-                capacity.low_bps * settle / target,
-                |policy, state| {
-                    lower_to(policy, state, level);
+                Cut::To {
+                    level,
+                    settle: level * capacity.low_bps * settle / target,
                 },
             );
         }
@@ -434,9 +443,9 @@ impl Control<'_> {
             Action::CongestionThrottle,
             why,
             episode,
-            settle,
-            |policy, state| {
-                scale(policy, state, factor);
+            Cut::By {
+                factor,
+                settle: factor * settle,
             },
         )
     }
@@ -463,9 +472,9 @@ impl Control<'_> {
             Action::CongestionThrottle,
             why,
             episode,
-            settle,
-            |policy, state| {
-                scale(policy, state, factor);
+            Cut::By {
+                factor,
+                settle: factor * settle,
             },
         );
         if may_try {
@@ -474,15 +483,11 @@ impl Control<'_> {
         verdict
     }
 
-    fn lower(
-        &mut self,
-        action: Action,
-        why: String,
-        mut episode: Episode,
-        settle: f64,
-        change: impl FnOnce(&Policy, &mut State),
-    ) -> Verdict {
-        let verdict = self.change(action, why, change);
+    fn lower(&mut self, action: Action, why: String, mut episode: Episode, cut: Cut) -> Verdict {
+        let verdict = self.change(action, why, |policy, state| match cut {
+            Cut::To { level, .. } => lower_to(policy, state, level),
+            Cut::By { factor, .. } => scale(policy, state, factor),
+        });
         if let Some(change) = self
             .memory
             .change
@@ -490,7 +495,14 @@ impl Control<'_> {
         {
             episode.cuts = episode.cuts.saturating_add(1);
             episode.give_back *= change.undo.max(1.0);
-            episode.settle = settle;
+            // From where the cut really went: a bound may have stopped it.
+            episode.settle = match cut {
+                Cut::To { settle, .. } => {
+                    let limits = self.state.limits.iter().map(|limit| limit.limit_bps);
+                    settle / limits.fold(f64::MIN_POSITIVE, f64::max)
+                }
+                Cut::By { settle, .. } => settle * change.undo,
+            };
         }
         self.memory.phase = Phase::Episode(episode);
         self.memory.test_after_ms = self
@@ -503,15 +515,11 @@ impl Control<'_> {
 
     /// A raise hurt: what was sent before it holds, what was to be sent after it does not.
     fn learn_from_raise(&mut self, total: f64, raise: Change) {
-        let held = self
-            .memory
-            .calm_bps
-            .unwrap_or(total * raise.undo)
-            .min(total);
+        let held = raise.total_bps.unwrap_or(total * raise.undo);
         self.memory.held_bps = Some(held);
         self.learn_capacity(Capacity {
             low_bps: held,
-            high_bps: total.max(held / raise.undo),
+            high_bps: held / raise.undo,
         });
     }
 
@@ -926,6 +934,7 @@ impl Control<'_> {
                 at_ms: self.now_ms,
                 up: undo < 1.0,
                 undo,
+                total_bps: self.seen.usage.as_ref().map(|usage| usage.total_bps),
             });
             self.memory.streak.calm = 0;
             self.memory.streak.room = 0;

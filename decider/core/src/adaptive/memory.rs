@@ -107,6 +107,9 @@ pub struct Change {
     pub up: bool,
     /// The factor on limits that undoes it.
     pub undo: f64,
+    /// What best-effort sent before it, bits per second, if known.
+    #[serde(default)]
+    pub total_bps: Option<f64>,
 }
 
 /// Between which totals the link becomes full, bits per second of best-effort.
