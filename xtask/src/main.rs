@@ -66,17 +66,19 @@ fn main() -> ExitCode {
                 .or_else(|_| tools::found())
                 .and_then(|tools| cargo::lab_command(&tools, &args.rest))
         }
-        Command::Test(args) => {
-            tools::provide(args.no_install).and_then(|tools| cargo::test(&tools, &args.rest))
-        }
+        Command::Test(args) => tools::provide(args.no_install).and_then(|tools| {
+            tools::provide_python(args.no_install)?;
+            cargo::test(&tools, &args.rest)
+        }),
         Command::Bench(args) => {
             tools::provide(args.no_install).and_then(|tools| cargo::bench(&tools, &args.rest))
         }
         Command::Check => check::all(),
         Command::Codegen => cargo::codegen(),
-        Command::Tools { no_install } => tools::provide(no_install).map(|tools| {
+        Command::Tools { no_install } => tools::provide(no_install).and_then(|tools| {
+            tools::provide_python(no_install)?;
             println!("everything needed is there ({})", tools.display());
-            ExitCode::SUCCESS
+            Ok(ExitCode::SUCCESS)
         }),
     };
     result.unwrap_or_else(|error| {

