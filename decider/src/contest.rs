@@ -45,7 +45,7 @@ pub fn commit(attempted: &Memory, bytes: &[u8], found: Option<(&[u8], u64)>) -> 
 pub enum Answer {
     /// The stream was wiped, or holds garbage or something older: publish over it.
     Publish,
-    /// It is there; only the answer was lost.
+    /// It is there, or a later renewal of it is; only the answer was lost.
     Stored,
     /// Somebody else owns the policy now.
     Lost,

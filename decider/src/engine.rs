@@ -491,18 +491,23 @@ impl Engine {
 
     /// The proposal is committed. Returns its decision, to be published.
     pub fn settle(&mut self, proposal: Proposal, now: Instant) -> Option<v1::Decision> {
-        let before = std::mem::replace(&mut self.memory, proposal.memory);
+        self.replace_memory(proposal.memory);
+        if proposal.decision.is_some() {
+            self.said_at = Some(now);
+            self.repeats = 0;
+        }
+        proposal.decision
+    }
+
+    /// What was sent of a command counts as long as the same command is in force: its renewals go on, they do not begin again.
+    fn replace_memory(&mut self, memory: Memory) {
+        let before = std::mem::replace(&mut self.memory, memory);
         self.sent.retain(|class, _| {
             self.memory
                 .commands
                 .get(class)
                 .is_some_and(|issued| before.commands.get(class) == Some(issued))
         });
-        if proposal.decision.is_some() {
-            self.said_at = Some(now);
-            self.repeats = 0;
-        }
-        proposal.decision
     }
 
     /// The proposal could not be committed: it never happened. What called for it other than samples still does.

@@ -535,11 +535,11 @@ impl Keeper {
     /// Publishes the commands that are due. Those that cannot be are due again with the next usable samples.
     async fn command(&self, engine: &mut Engine, stored: &mut Stored) -> Result<(), End> {
         let metrics = &self.shared.metrics;
-        for command in engine.due(Instant::now(), unix_ms()) {
+        for mut command in engine.due(Instant::now(), unix_ms()) {
             if !self.owns() {
                 return Err(End::Dismissed);
             }
-            match self.publish(&command, stored).await {
+            match self.publish(&mut command, stored).await {
                 Ok(()) => {
                     engine.sent(&command, Instant::now());
                     metrics.commanded("stored");
@@ -557,16 +557,25 @@ impl Keeper {
         Ok(())
     }
 
-    /// Publishes a command as the successor of the last one we know. `Err(None)`: it could not be now.
-    async fn publish(&self, command: &v1::Command, stored: &mut Stored) -> Result<(), Option<End>> {
+    /// Publishes a command as the successor of the last one we know. One that is there already extends no validity, so it is
+    /// renewed beyond what is there. `Err(None)`: it could not be now.
+    async fn publish(
+        &self,
+        command: &mut v1::Command,
+        stored: &mut Stored,
+    ) -> Result<(), Option<End>> {
         let subject = subject::command(&command.cluster, &command.policy, &command.class);
-        for _ in 0..3 {
+        for _ in 0..4 {
             if let Some(expected) = stored.commands.get(&command.class) {
                 let how = Publish {
                     expect_last: Some(*expected),
                     shadow: None,
                 };
-                match self.shared.bus.publish(&subject, command, how).await {
+                match self.shared.bus.publish(&subject, &*command, how).await {
+                    Ok(published) if published.duplicate => {
+                        self.shared.metrics.commanded("duplicate");
+                        command.renewal += 1;
+                    }
                     Ok(published) => {
                         stored
                             .commands
@@ -592,7 +601,10 @@ impl Keeper {
                 .insert(command.class.clone(), last.stream_sequence);
             match contest::command(command, last.message.as_ref()) {
                 Answer::Publish => {}
-                Answer::Stored => return Ok(()),
+                Answer::Stored => {
+                    let there = last.message.map_or(0, |last| last.renewal);
+                    command.renewal = there.saturating_add(1);
+                }
                 Answer::Lost => return Err(Some(End::Lost)),
             }
         }

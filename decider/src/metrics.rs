@@ -102,7 +102,7 @@ impl Metrics {
         );
         registry.register(
             "commands",
-            "Commands published, by result (stored, wrong_last_sequence, unavailable, refused)",
+            "Commands published, by result (stored, duplicate, wrong_last_sequence, unavailable)",
             self.commands.clone(),
         );
         registry.register(

@@ -55,6 +55,7 @@ prop_compose! {
             advanced,
             smoothed: Smoothed { p95_ms, jitter_ms, drop_rate, ..Smoothed::default() },
             drop_baseline,
+            ..Workload::default()
         }
     }
 }

@@ -110,10 +110,9 @@ impl Engine {
         })
     }
 
-    /// The memory is committed, or was by an attempt of ours that seemed to fail: every command is asserted anew.
+    /// The memory is committed, or was by an attempt of ours that seemed to fail: every command that it changes is asserted anew.
     pub fn reign(&mut self, memory: Memory) {
-        self.memory = memory;
-        self.sent.clear();
+        self.replace_memory(memory);
         self.check_force();
     }
 }

@@ -822,3 +822,21 @@ fn commands_only_rise_and_never_say_two_limits_for_one_order() {
         assert!((10e6..=1e9).contains(&limit.unwrap()));
     }
 }
+
+#[test]
+fn going_on_from_an_earlier_commit_does_not_count_renewals_from_the_start() {
+    let mut bench = Bench::new(plan_of("u", 1, spec("Enforce")));
+    bench.congested();
+    bench.congested(); // at the minimum from here on
+    for _ in 0..6 {
+        bench.congested();
+    }
+    let renewed = bench.last_command().renewal;
+    assert!(renewed > 0);
+    let earlier = bench.engine.memory().clone();
+    bench.engine.reign(earlier);
+    for _ in 0..6 {
+        bench.congested();
+    }
+    assert_eq!(bench.last_command().renewal, renewed + 1);
+}
