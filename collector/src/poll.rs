@@ -498,7 +498,7 @@ impl Poller {
             measurement = judged_by_drops(measurement, findings.drop_rate, window);
         }
         *before = Resumed {
-            sequence: before.sequence + 1,
+            sequence: before.sequence.saturating_add(1),
             smoothed: before.smoothed.with(&measurement, job.policy.alpha),
             memory: remembered,
         };

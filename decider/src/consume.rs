@@ -12,6 +12,7 @@ use laneguard_runtime::readiness::Latch;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::engine::Seen;
 use crate::inbox::Inbox;
 use crate::keeper::{Keeper, Shared, Want};
 use crate::policies::Catalogue;
@@ -290,7 +291,7 @@ impl Router {
         if outcome.highest_term > 0
             && let Some(task) = self.tasks.get(&outcome.policy)
         {
-            task.inbox.term(outcome.highest_term);
+            task.inbox.seen(Seen::of(outcome));
         }
     }
 }

@@ -18,15 +18,20 @@ pub enum Verdict {
     Lost,
 }
 
-/// Judges a commit that was refused because the key changed. `found`: what the key holds now, with its revision.
-pub fn commit(attempted: &Memory, bytes: &[u8], found: Option<(&[u8], u64)>) -> Verdict {
+/// Judges a commit that was refused because the key changed. `found`: what the key holds now, with its revision. `now_ms` is Unix time.
+pub fn commit(
+    attempted: &Memory,
+    bytes: &[u8],
+    found: Option<(&[u8], u64)>,
+    now_ms: i64,
+) -> Verdict {
     let Some((stored, revision)) = found else {
         return Verdict::Write(None);
     };
     if stored == bytes {
         return Verdict::Stored(revision);
     }
-    match Memory::from_json(stored) {
+    match Memory::from_json(stored).filter(|memory| memory.is_plausible(now_ms)) {
         None => Verdict::Write(Some(revision)),
         Some(memory) if memory.owner == attempted.owner => {
             if (memory.term, memory.sequence) >= (attempted.term, attempted.sequence) {
@@ -88,7 +93,7 @@ mod tests {
     fn a_refused_commit_is_judged_by_who_wrote_what_is_there() {
         let attempted = memory("me", 10, 5);
         let bytes = attempted.to_json().unwrap();
-        let judge = |found: Option<&[u8]>| commit(&attempted, &bytes, found.map(|b| (b, 7)));
+        let judge = |found: Option<&[u8]>| commit(&attempted, &bytes, found.map(|b| (b, 7)), 1_000);
         let against = |found: &Memory| judge(Some(&found.to_json().unwrap()));
 
         assert_eq!(judge(None), Verdict::Write(None), "wiped");
@@ -108,6 +113,13 @@ mod tests {
             Verdict::Lost,
             "a newer owner"
         );
+        for (term, sequence) in [(u64::MAX, 1), (11, u64::MAX)] {
+            assert_eq!(
+                against(&memory("other", term, sequence)),
+                Verdict::Write(Some(7)),
+                "nobody could go above it"
+            );
+        }
         assert_eq!(
             against(&memory("other", 10, 1)),
             Verdict::Lost,

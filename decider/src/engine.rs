@@ -25,7 +25,7 @@ use crate::decide::{self, Gate, Inputs};
 use crate::memory::{Content, Issued, Memory, Said};
 use crate::wire::{self, Plan};
 
-pub use takeover::{Found, Wanted};
+pub use takeover::{Found, Seen, Wanted};
 
 /// How long a round waits for the samples of the other workloads after the first new one.
 pub const ROUND: Duration = Duration::from_millis(500);
@@ -65,6 +65,8 @@ pub struct Engine {
     repeats: u64,
     /// What this owner has published of each command in force.
     sent: BTreeMap<String, Sent>,
+    /// A term to go above, seen by the actuator; 0: none was.
+    above: u64,
 }
 
 #[derive(Debug)]

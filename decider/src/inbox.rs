@@ -7,7 +7,9 @@ use laneguard_proto::v1;
 use laneguard_runtime::bus::Received;
 use tokio::sync::Notify;
 
-/// The newest sample of each workload and the greatest term seen by the actuator.
+use crate::engine::Seen;
+
+/// The newest sample of each workload and what the actuator has seen.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     waiting: Mutex<Waiting>,
@@ -20,7 +22,7 @@ pub(crate) struct Waiting {
     /// By workload. The router puts in only workloads of the policy.
     pub(crate) samples: BTreeMap<String, Received<v1::Sample>>,
     /// From outcomes.
-    pub(crate) highest_term: u64,
+    pub(crate) seen: Seen,
 }
 
 impl Inbox {
@@ -38,9 +40,9 @@ impl Inbox {
         });
     }
 
-    /// The actuator has seen this term.
-    pub(crate) fn term(&self, term: u64) {
-        self.change(|waiting| waiting.highest_term = waiting.highest_term.max(term));
+    /// What the actuator has seen.
+    pub(crate) fn seen(&self, seen: Seen) {
+        self.change(|waiting| waiting.seen = waiting.seen.max(seen));
     }
 
     /// Waits until something came. Cancel-safe.

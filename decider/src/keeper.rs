@@ -291,8 +291,9 @@ impl Keeper {
                 .into_values()
                 .max_by_key(|sample| sample.received);
             let span = self.span(cause.as_ref());
+            engine.saw(waiting.seen);
             // boxed: most of a thousand policies wait most of the time, and need not hold what publishing needs
-            let act = Box::pin(self.act(engine, stored, waiting.highest_term, cause));
+            let act = Box::pin(self.act(engine, stored, cause));
             let acted = act.instrument(span).await;
             match acted {
                 Ok(()) => backoff.reset(),
@@ -351,16 +352,14 @@ impl Keeper {
         &self,
         engine: &mut Engine,
         stored: &mut Stored,
-        highest_term: u64,
         cause: Option<Received<v1::Sample>>,
     ) -> Result<(), End> {
-        if let Some(memory) = engine.outranked(highest_term, unix_ms()) {
+        if let Some(memory) = engine.outranked(unix_ms()) {
             let (policy, term) = (self.name.policy.as_str(), memory.term);
             tracing::warn!(
                 policy,
                 term,
-                highest_term,
-                "the actuator has seen a greater term, going above it"
+                "the actuator has seen something newer than our command, going above it"
             );
             match self.commit(&memory, &mut stored.revision).await? {
                 Commit::Done => engine.reign(memory),
@@ -473,7 +472,7 @@ impl Keeper {
             let found = self.shared.state.get(&key).await;
             let found = found.map_err(|_| End::Unavailable)?;
             let found = found.as_ref().map(|v| (v.bytes.as_ref(), v.revision));
-            match contest::commit(memory, &bytes, found) {
+            match contest::commit(memory, &bytes, found, unix_ms()) {
                 Verdict::Write(at) => *revision = at,
                 Verdict::Stored(at) => {
                     *revision = Some(at);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use laneguard_decider_core::state::State;
 use laneguard_proto::codec::{self, Encoding};
-use laneguard_proto::v1;
+use laneguard_proto::{MOST_SEQUENCE, plausible_term, v1};
 use serde::{Deserialize, Serialize};
 
 use crate::decide::Gate;
@@ -79,6 +79,11 @@ impl Memory {
     /// From the value of the key. Garbage is `None`: it is replaced like a value that is missing.
     pub fn from_json(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
+    }
+
+    /// Whether term and sequence can have come about by the rules. If not, it is garbage: nobody could ever go above it.
+    pub fn is_plausible(&self, now_ms: i64) -> bool {
+        plausible_term(self.term, now_ms) && self.sequence <= MOST_SEQUENCE
     }
 
     /// The value of the key.

@@ -7,7 +7,7 @@ use laneguard_decider_core::state::Limit;
 use laneguard_proto::duration::from_wire;
 use laneguard_proto::overrides::Override;
 use laneguard_proto::placement::Placement;
-use laneguard_proto::v1;
+use laneguard_proto::{MOST_SEQUENCE, v1};
 use tokio::time::Instant;
 
 use super::{Engine, Name, order};
@@ -38,6 +38,39 @@ pub struct Wanted {
     pub over: Option<Override>,
 }
 
+/// What the actuator says it has seen of a policy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The greatest term; 0: none.
+    pub highest_term: u64,
+    /// Term and sequence of the newest command that it refused as older than one it knows.
+    pub refused: Option<(u64, u64)>,
+}
+
+impl Seen {
+    /// From an outcome.
+    pub fn of(outcome: &v1::Outcome) -> Self {
+        let older = outcome.refused
+            && matches!(
+                outcome.refused_reason.as_str(),
+                "older_term" | "older_sequence"
+            );
+        Self {
+            highest_term: outcome.highest_term,
+            refused: older.then_some((outcome.term, outcome.sequence)),
+        }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            highest_term: self.highest_term.max(other.highest_term),
+            refused: self.refused.max(other.refused),
+        }
+    }
+}
+
 impl Engine {
     /// A new owner's engine. Its memory has a new term and must be committed before anything else; each command in force is then
     /// asserted anew, at the same limit, with the first usable samples.
@@ -49,7 +82,7 @@ impl Engine {
         now: Instant,
         now_ms: i64,
     ) -> Self {
-        let mut memory = remembered(&wanted.plan, found);
+        let mut memory = remembered(&wanted.plan, found, now_ms);
         memory.sequence = found
             .commands
             .iter()
@@ -58,6 +91,7 @@ impl Engine {
             .chain([memory.sequence])
             .max()
             .unwrap_or_default();
+        let runs_out = memory.sequence > MOST_SEQUENCE / 2;
         let highest = found
             .commands
             .iter()
@@ -67,6 +101,13 @@ impl Engine {
             .max()
             .unwrap_or_default();
         raise(&mut memory, highest, now_ms);
+        if runs_out {
+            // a greater term orders before any sequence
+            memory.sequence = 1;
+            for issued in memory.commands.values_mut() {
+                issued.sequence = 1;
+            }
+        }
         owner.clone_into(&mut memory.owner);
         let mut engine = Self {
             name,
@@ -80,6 +121,7 @@ impl Engine {
             said_at: memory.said.as_ref().map(|_| now),
             repeats: 0,
             sent: BTreeMap::new(),
+            above: 0,
             memory,
         };
         engine.check_force();
@@ -89,6 +131,10 @@ impl Engine {
     /// The stored decision, if its publication may have been missed: the owner before this one died after the commit.
     pub fn unpublished(&self, found: &Found) -> Option<v1::Decision> {
         let kept = found.memory.as_ref()?.decision()?;
+        if kept.term >= self.memory.term {
+            // ours is above everything that can be: garbage
+            return None;
+        }
         let published = found
             .decision
             .as_ref()
@@ -101,11 +147,21 @@ impl Engine {
         self.memory.outbox = None;
     }
 
-    /// The memory with a term above one that somebody else has seen, to be committed and given to [`Engine::reign`]. `None`: ours is above it.
-    pub fn outranked(&self, highest_term: u64, now_ms: i64) -> Option<Memory> {
-        (highest_term > self.memory.term).then(|| {
+    /// The actuator said what it has seen. That it refused our command in force, although our term is the greatest, means that somebody
+    /// used our term with a greater sequence; a refused older command of ours is a replay and means nothing.
+    pub fn saw(&mut self, seen: Seen) {
+        let in_force = |issued: &Issued| Some((issued.term, issued.sequence)) == seen.refused;
+        if seen.highest_term > self.memory.term || self.memory.commands.values().any(in_force) {
+            self.above = self.above.max(seen.highest_term).max(self.memory.term);
+        }
+    }
+
+    /// The memory with a term above what the actuator has seen, to be committed and given to [`Engine::reign`], again until it is. `None`:
+    /// ours is above it.
+    pub fn outranked(&self, now_ms: i64) -> Option<Memory> {
+        (self.above >= self.memory.term).then(|| {
             let mut memory = self.memory.clone();
-            raise(&mut memory, highest_term, now_ms);
+            raise(&mut memory, self.above, now_ms);
             memory
         })
     }
@@ -118,8 +174,9 @@ impl Engine {
 }
 
 /// The memory to go on from.
-fn remembered(plan: &Plan, found: &Found) -> Memory {
-    let mut memory = match &found.memory {
+fn remembered(plan: &Plan, found: &Found, now_ms: i64) -> Memory {
+    let plausible = |memory: &&Memory| memory.is_plausible(now_ms);
+    let mut memory = match found.memory.as_ref().filter(plausible) {
         Some(memory) if memory.uid == plan.uid => memory.clone(),
         // another object of the same name: its limits are gone with it
         Some(memory) => {

@@ -1,4 +1,5 @@
 use super::*;
+use laneguard_proto::MOST_SEQUENCE;
 use laneguard_proto::duration::from_wire;
 use laneguard_proto::placement::ClassPlacement;
 use laneguard_proto::policy::Entry;
@@ -786,8 +787,16 @@ fn an_owner_that_is_outranked_goes_above_and_asserts_the_same_limit() {
     let mut bench = Bench::new(plan_of("u", 1, spec("Enforce")));
     bench.congested();
     let term = bench.engine.memory().term;
-    assert_eq!(bench.engine.outranked(term, bench.now_ms()), None);
-    let memory = bench.engine.outranked(term + 1000, bench.now_ms()).unwrap();
+    let seen = |highest_term| Seen {
+        highest_term,
+        refused: None,
+    };
+    bench.engine.saw(seen(term));
+    assert_eq!(bench.engine.outranked(bench.now_ms()), None);
+    bench.engine.saw(seen(term + 1000));
+    bench.engine.saw(seen(term));
+    assert!(bench.engine.outranked(bench.now_ms()).is_some());
+    let memory = bench.engine.outranked(bench.now_ms()).unwrap();
     assert!(memory.term > term + 1000);
     bench.engine.reign(memory.clone());
     let limit = bench.last_command().limit_bps;
@@ -797,6 +806,68 @@ fn an_owner_that_is_outranked_goes_above_and_asserts_the_same_limit() {
         (command.term, command.limit_bps, command.renewal),
         (memory.term, limit, 0)
     );
+    assert_eq!(bench.engine.outranked(bench.now_ms()), None);
+}
+
+#[test]
+fn an_owner_whose_command_in_force_is_refused_goes_above_its_own_term() {
+    let mut bench = Bench::new(plan_of("u", 1, spec("Enforce")));
+    bench.congested();
+    bench.congested();
+    let refused = |command: &v1::Command, reason: &str| {
+        Seen::of(&v1::Outcome {
+            term: command.term,
+            sequence: command.sequence,
+            refused: true,
+            refused_reason: reason.into(),
+            highest_term: command.term,
+            ..Default::default()
+        })
+    };
+    let (first, last) = (&bench.commands[0], &bench.commands[1]);
+    bench.engine.saw(refused(first, "older_sequence"));
+    assert_eq!(
+        bench.engine.outranked(bench.now_ms()),
+        None,
+        "a replay of our own older command"
+    );
+    bench.engine.saw(refused(last, "not_enforcing"));
+    assert_eq!(bench.engine.outranked(bench.now_ms()), None);
+    bench.engine.saw(refused(last, "older_sequence"));
+    let memory = bench.engine.outranked(bench.now_ms()).unwrap();
+    assert!(memory.term > last.term);
+}
+
+#[test]
+fn sequences_begin_again_under_a_greater_term_before_they_run_out() {
+    let mut bench = Bench::new(plan_of("u", 1, spec("Enforce")));
+    bench.congested();
+    let mut found = found_after(&bench);
+    found.commands[0].sequence = MOST_SEQUENCE;
+    found.commands[0].term += 1;
+    let mut next = Bench::with(plan_of("u", 1, spec("Enforce")), None, found);
+    next.sequence = bench.sequence;
+    next.congested();
+    assert_eq!(next.last_decision().sequence, 2);
+    assert!(next.last_decision().term > bench.last_decision().term + 1);
+    assert!(next.last_command().sequence <= 2);
+}
+
+#[test]
+fn numbers_that_nothing_could_come_after_are_no_memory() {
+    let mut bench = Bench::new(plan_of("u", 1, spec("Enforce")));
+    bench.congested();
+    type Break = fn(&mut Memory);
+    let breaks: [Break; 2] = [|m| m.term = u64::MAX, |m| m.sequence = u64::MAX];
+    for break_it in breaks {
+        let mut found = found_after(&bench);
+        break_it(found.memory.as_mut().unwrap());
+        let next = Bench::with(plan_of("u", 1, spec("Enforce")), None, found);
+        let memory = next.engine.memory();
+        assert_eq!(memory.term, bench.engine.memory().term + 1);
+        assert_eq!(memory.sequence, 1);
+        assert_eq!(memory.law.limit_bps("bulk"), Some(50e6), "no jump");
+    }
 }
 
 #[test]

@@ -61,8 +61,8 @@ pub(super) struct Control<'a> {
     pub(super) parameters: &'a Parameters,
     pub(super) policy: &'a Policy,
     pub(super) seen: &'a Observation,
-    /// Whether every critical workload has shown itself since the last change.
-    pub(super) may_raise: bool,
+    /// Whether every critical workload was heard of since the last change.
+    pub(super) is_known: bool,
     pub(super) state: &'a mut State,
     pub(super) memory: &'a mut Memory,
 }
@@ -76,14 +76,18 @@ impl Control<'_> {
                 |why| format!("{why}, and without data no limit is raised"),
             ));
         }
-        let Some(worst) = &seen.worst else {
+        let Some(worst) = seen.findings.first() else {
             return self.nothing_measured();
         };
         self.mind_clock(worst);
         self.learn_effect();
+        self.note_levels();
         match worst.level {
             Level::Violating => self.violating(worst),
-            Level::Early | Level::Calm => self.within(worst),
+            Level::Early | Level::Calm => match self.another_suffers(worst.workload) {
+                Some(other) => hold(format!("{}, but {other} is above its target", worst.text)),
+                None => self.within(worst),
+            },
         }
     }
 
@@ -142,6 +146,44 @@ impl Control<'_> {
             .filter(|change| change.up && self.since_change_ms() < RESPONSIBLE_MS)
     }
 
+    /// Samples of several workloads come one by one: how each one stands is remembered.
+    fn note_levels(&mut self) {
+        for finding in &self.seen.findings {
+            let is_clean = !self.is_mixed(finding.start_ms, finding.end_ms);
+            if let Some(floor) = self.memory.floors.get_mut(finding.workload) {
+                floor.violating = finding.level == Level::Violating;
+                floor.calm = is_clean && finding.level == Level::Calm;
+            }
+        }
+    }
+
+    /// Another workload whose newest window was above a target, and that is not idle.
+    fn another_suffers(&self, workload: usize) -> Option<String> {
+        let known = self
+            .memory
+            .floors
+            .iter()
+            .zip(&self.state.workloads)
+            .enumerate();
+        known
+            .filter(|(index, (floor, _))| *index != workload && floor.violating)
+            .find(|(_, (_, memory))| memory.evidence.is_some_and(|evidence| !evidence.idle))
+            .map(|(_, (floor, _))| floor.workload.clone())
+    }
+
+    /// Whether limits may rise: every critical workload was calm, or idle, since the last change.
+    fn may_raise(&self) -> bool {
+        self.is_known
+            && self
+                .memory
+                .floors
+                .iter()
+                .zip(&self.state.workloads)
+                .all(|(floor, memory)| {
+                    floor.calm || memory.evidence.is_some_and(|evidence| evidence.idle)
+                })
+    }
+
     /// When pods obey a cut tells how long the way to the kernel is.
     fn learn_effect(&mut self) {
         let (Some(usage), Some(change)) = (&self.seen.usage, self.memory.change) else {
@@ -176,7 +218,7 @@ impl Control<'_> {
         if !seen.idle {
             return hold("No newer window came since the last evaluation");
         }
-        if !self.may_raise {
+        if !self.is_known {
             return hold("Not every critical workload was heard of since the last change");
         }
         let wants_more = seen
@@ -275,7 +317,13 @@ impl Control<'_> {
         }
         self.memory.phase = Phase::Episode(episode);
         // One workload of many that suffers alone is a weaker sign of a full link.
-        let alone = self.seen.measured >= 3 && self.seen.violating == 1;
+        let suffering = self
+            .memory
+            .floors
+            .iter()
+            .filter(|floor| floor.violating)
+            .count();
+        let alone = self.memory.floors.len() >= 3 && suffering == 1;
         let enough = if alone {
             self.parameters.futile_cuts.div_ceil(2)
         } else {
@@ -319,6 +367,9 @@ impl Control<'_> {
                 worst.text
             ));
         }
+        if stale {
+            return self.cut_blind(worst, episode);
+        }
         self.cut(
             worst,
             episode,
@@ -361,7 +412,10 @@ impl Control<'_> {
             };
             let ((most, length), (least, _)) =
                 (share(episode.onset_low_ms), share(episode.onset_high_ms));
-            if least < 0.5 && in_a_row < FIRM {
+            if least < 0.5 && in_a_row >= FIRM {
+                return self.cut_blind(worst, episode);
+            }
+            if least < 0.5 {
                 return hold(format!(
                     "{}, and that began inside the window: the next one tells what the link carries",
                     worst.text
@@ -569,7 +623,7 @@ impl Control<'_> {
     fn give_back(&mut self, worst: &Finding, elsewhere: Elsewhere, because: &str) -> Verdict {
         let (action, verdict) = self.elsewhere_action();
         let why = format!("{}, but {because}: {verdict}", worst.text);
-        if elsewhere.give_back <= 1.0 || !self.may_raise {
+        if elsewhere.give_back <= 1.0 || !self.is_known {
             return Verdict { action, why };
         }
         self.memory.phase = Phase::Elsewhere(Elsewhere {
@@ -671,6 +725,10 @@ impl Control<'_> {
         if let Phase::Episode(episode) = self.memory.phase
             && in_a_row >= FIRM
         {
+            // As calm as it gets.
+            if let Some(floor) = self.memory.floors.get_mut(worst.workload) {
+                floor.calm = true;
+            }
             return self.drained(worst, episode);
         }
         if is_held
@@ -691,6 +749,12 @@ impl Control<'_> {
 
     /// The first calm window after a cut: the queue is gone.
     fn drained(&mut self, worst: &Finding, episode: Episode) -> Verdict {
+        if !self.may_raise() {
+            return hold(format!(
+                "{} again, but not every critical workload was heard of",
+                worst.text
+            ));
+        }
         self.memory.phase = Phase::Steady;
         if episode.cuts == 0 || episode.settle <= 1.0 {
             return hold(worst.text.clone());
@@ -702,13 +766,6 @@ impl Control<'_> {
             .is_none_or(|usage| are_used(self.state, usage, USED));
         if !is_wanted {
             return hold(format!("{} again, and nobody uses the limits", worst.text));
-        }
-        if !self.may_raise {
-            self.memory.phase = Phase::Episode(episode);
-            return hold(format!(
-                "{} again, but not every critical workload was heard of",
-                worst.text
-            ));
         }
         self.raise(
             episode.settle,
@@ -749,7 +806,7 @@ impl Control<'_> {
             capacity.low_bps = capacity.low_bps.max(total);
             capacity.high_bps = capacity.high_bps.max(total);
         }
-        if !self.may_raise {
+        if !self.may_raise() {
             return hold(format!(
                 "{}, but not every critical workload was heard of since the last change",
                 worst.text
@@ -872,7 +929,7 @@ impl Control<'_> {
     }
 
     fn steady_blind(&mut self, worst: &Finding) -> Verdict {
-        if !self.may_raise || self.now_ms < self.memory.test_after_ms {
+        if !self.may_raise() || self.now_ms < self.memory.test_after_ms {
             return hold(format!(
                 "{}; what best-effort sends is not known",
                 worst.text
@@ -939,6 +996,9 @@ impl Control<'_> {
             self.memory.streak.calm = 0;
             self.memory.streak.room = 0;
             self.memory.streak.warned = 0;
+            for floor in &mut self.memory.floors {
+                floor.calm = false;
+            }
         }
         Verdict { action, why }
     }

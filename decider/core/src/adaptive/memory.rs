@@ -145,6 +145,10 @@ pub struct Floor {
     pub workload: String,
     /// End of the newest window seen, in the samples' clock, Unix milliseconds: a poll may bring the same window again.
     pub seen_until_ms: Option<i64>,
+    /// Whether its newest window violates a target.
+    pub violating: bool,
+    /// Whether a window that began after the last change of limits was calm.
+    pub calm: bool,
     /// 95th percentile.
     pub p95_ms: Option<f64>,
     /// 99th percentile.

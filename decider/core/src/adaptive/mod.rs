@@ -126,7 +126,7 @@ pub(crate) fn evaluate(
         parameters,
         policy,
         seen: &seen,
-        may_raise: seen.unknown.is_none() && all_advanced,
+        is_known: seen.unknown.is_none() && all_advanced,
         state: &mut state,
         memory: &mut memory,
     }

@@ -21,11 +21,8 @@ pub(super) struct Observation {
     pub(super) unknown: Option<String>,
     /// Whether every workload that sent news is idle.
     pub(super) idle: bool,
-    /// The worst of the new samples. Unset: nothing measured came.
-    pub(super) worst: Option<Finding>,
-    /// Measured workloads, and those of them that violate.
-    pub(super) measured: usize,
-    pub(super) violating: usize,
+    /// What the new samples showed, the worst first. Empty: nothing measured came.
+    pub(super) findings: Vec<Finding>,
     /// What best-effort sent, from the newest sample that says so.
     pub(super) usage: Option<Seen>,
 }
@@ -93,13 +90,11 @@ pub(super) fn observe(
         is_new: false,
         unknown: None,
         idle: true,
-        worst: None,
-        measured: 0,
-        violating: 0,
+        findings: Vec::new(),
         usage: None,
     };
     let mut unknowns = 0;
-    let mut others = 0;
+
     let mut newest: Option<&Sample> = None;
     for (index, critical) in policy.critical.iter().enumerate() {
         let memory = &mut state.workloads[index];
@@ -145,26 +140,28 @@ pub(super) fn observe(
         let Some(finding) = judge(index, critical, &floors[index], sample) else {
             continue;
         };
-        seen.measured += 1;
-        if finding.level == Level::Violating {
-            seen.violating += 1;
-            others += 1;
-        }
-        let is_worse = seen
-            .worst
-            .as_ref()
-            .is_none_or(|worst| (finding.level, finding.ratio) > (worst.level, worst.ratio));
-        if is_worse {
-            seen.worst = Some(finding);
-        }
+        seen.findings.push(finding);
     }
     if let Some(why) = &mut seen.unknown {
         why.push_str(&and_more(unknowns - 1));
     }
-    if let Some(worst) = &mut seen.worst {
+    seen.findings.sort_by(|a, b| {
+        (b.level, b.ratio)
+            .partial_cmp(&(a.level, a.ratio))
+            .unwrap_or(std::cmp::Ordering::Equal)
+    });
+    let violating = seen
+        .findings
+        .iter()
+        .filter(|finding| finding.level == Level::Violating)
+        .count();
+    if let Some(worst) = seen.findings.first_mut() {
         let name = &policy.critical[worst.workload].workload;
-        let more = and_more(if others > 0 { others - 1 } else { 0 });
-        worst.text = format!("{name}: {}{more}", worst.text);
+        worst.text = format!(
+            "{name}: {}{}",
+            worst.text,
+            and_more(violating.saturating_sub(1))
+        );
     }
     // Idle samples say what best-effort sends, too.
     let usage = newest.or_else(|| {

@@ -315,3 +315,41 @@ fn a_reason_says_what_was_seen_and_what_was_done() {
          carries of it, so limits go below it until the queue has drained: limits bulk 1000 to 52.8 Mbit/s."
     );
 }
+
+#[test]
+fn one_calm_workload_settles_nothing_while_another_suffers() {
+    let mut trace = Trace::after_calm(policy(&[ROBOT, SCANNER]));
+    trace.see(sending(0.0, steady(SCANNER, 3.1, 1.0)));
+    trace.see(sending(99.0, slow(ROBOT, 4.0, 0.4, 61.0)));
+    let cut = trace.see(sending(198.0, steady(ROBOT, 5.0, 61.0)));
+    assert_eq!(cut, (CongestionThrottle, 52.8));
+    // The robot's queue is old news in this window, and the scanner never had one.
+    trace.see(sending(170.0, slow(ROBOT, 6.0, 0.3, 61.0)));
+    for end in [6.6, 6.7] {
+        let (action, limit) = trace.see(sending(158.4, steady(SCANNER, end, 1.0)));
+        assert_eq!((action, limit), (Hold, 52.8));
+    }
+    // Now the robot is calm, too.
+    assert_eq!(
+        trace.see(sending(158.4, steady(ROBOT, 7.0, 1.0))),
+        (Increase, 64.02)
+    );
+}
+
+#[test]
+fn usage_that_is_older_than_the_congestion_is_not_taken_for_the_capacity() {
+    let mut trace = Trace::after_calm(policy(&[ROBOT]));
+    // Scraped every half minute: what is known was sent before the load began.
+    for end in 4..8 {
+        let mut sample = sending(1.0, steady(ROBOT, f64::from(end), 61.0));
+        sample.usage[0].window_start_ms = Some(-28_000);
+        sample.usage[0].window_end_ms = Some(2_000);
+        sample.usage[0].top_pod_bps = 20e6;
+        let (_, limit) = trace.see(sample);
+        assert!(
+            limit >= 250.0,
+            "cut in proportion, not to next to nothing: {limit}"
+        );
+    }
+    assert!(trace.0.state.limits[0].limit_bps < 1000e6);
+}
