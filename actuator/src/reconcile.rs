@@ -84,7 +84,7 @@ pub struct Reconciler {
     /// The last command of each class that an outcome was published about, by any replica.
     reported: HashMap<Slot, (u64, u64)>,
     /// The last refusal of each class, so that a repeated one is only counted.
-    refused: HashMap<Slot, (u64, u64, &'static str)>,
+    refused: HashMap<Slot, (u64, u64, &'static str, bool)>,
     /// Classes without a command whose expiry was reported.
     orphaned: HashSet<Slot>,
     leading_since: Option<Instant>,

@@ -178,7 +178,8 @@ impl Reconciler {
         span: Span,
     ) {
         self.count_command(reason);
-        let refusal = (number.0, number.1, reason);
+        // what was only noted is told once this replica leads: the owner goes above the term it hears of
+        let refusal = (number.0, number.1, reason, self.leading());
         if self.refused.insert(slot.clone(), refusal) == Some(refusal) {
             return;
         }

@@ -267,6 +267,21 @@ fn an_older_command_changes_nothing_and_is_answered_with_the_highest_term() {
 }
 
 #[test]
+fn what_was_refused_before_this_replica_led_is_answered_when_it_comes_again() {
+    let mut bench = Bench::new(three_pods(), Some(json!({})));
+    bench.command(5, 2, 80.0);
+    bench.settle();
+    bench.reconciler.lead(false, bench.now);
+    bench.command(4, 9, 900.0);
+    assert!(bench.settle().is_empty(), "only the leader answers");
+    bench.reconciler.lead(true, bench.now);
+    bench.command(4, 9, 900.0);
+    let outcomes = bench.settle();
+    assert_eq!(outcomes.len(), 1);
+    assert_eq!((outcomes[0].refused, outcomes[0].highest_term), (true, 5));
+}
+
+#[test]
 fn numbers_are_known_again_after_a_restart_from_records_and_outcomes() {
     let mut bench = Bench::new(three_pods(), Some(json!({})));
     bench.command(5, 2, 80.0);
@@ -285,6 +300,75 @@ fn numbers_are_known_again_after_a_restart_from_records_and_outcomes() {
     restarted.command(6, 1, 900.0);
     assert_eq!(restarted.settle()[0].highest_term, 7);
     assert_eq!(restarted.api.egress(&key("a")).as_deref(), Some("80M"));
+}
+
+fn recorded(term: u64, sequence: u64) -> Value {
+    let record = Record {
+        policy: token("factory_p"),
+        class: token("bulk"),
+        term,
+        sequence,
+        on_stale: Stale::default(),
+        min: Bandwidth::from_bps(1e7).unwrap(),
+        max: None,
+        found: None,
+    };
+    json!({EGRESS: "20M", RECORD: record.to_json()})
+}
+
+#[test]
+fn the_record_of_a_pod_that_the_class_does_not_select_stops_no_command() {
+    let mut api = three_pods();
+    api.put(
+        "other",
+        "stranger",
+        json!({"annotations": recorded(900, 1)}),
+    );
+    api.put(
+        "factory",
+        "unselected",
+        json!({"labels": {"x": "y"}, "annotations": recorded(901, 1)}),
+    );
+    let mut bench = Bench::new(api, Some(json!({})));
+    let late = bench
+        .api
+        .put("other", "late", json!({"annotations": recorded(902, 1)}));
+    bench.reconciler.pod(late, Source::Watch, bench.now);
+    bench.settle();
+    bench.command(5, 1, 80.0);
+    assert_eq!(counts(&bench.settle()[0]), (2, 2, 0, 0));
+    assert_eq!(bench.api.egress(&key("a")).as_deref(), Some("80M"));
+}
+
+#[test]
+fn a_number_in_a_record_that_nobody_can_have_given_stops_no_command() {
+    for (term, sequence) in [(u64::MAX, 1), (5, u64::MAX)] {
+        let mut api = three_pods();
+        api.put(
+            "factory",
+            "spoilt",
+            json!({"annotations": recorded(term, sequence)}),
+        );
+        let mut bench = Bench::new(api, Some(json!({})));
+        bench.command(5, 1, 80.0);
+        assert_eq!(counts(&bench.settle()[0]), (3, 3, 0, 0));
+    }
+}
+
+#[test]
+fn a_command_replayed_before_the_policies_are_known_yields_to_a_newer_record() {
+    let mut api = three_pods();
+    api.put("factory", "e", json!({"annotations": recorded(5, 2)}));
+    let mut bench = Bench::new(api, None);
+    bench.command(5, 1, 900.0);
+    bench.settle();
+    bench.policy(json!({}));
+    bench.reconciler.policies_synced(bench.now);
+    bench.reconciler.overrides_synced(bench.now);
+    bench.settle();
+    assert!(bench.api.writes.is_empty(), "{:?}", bench.api.writes);
+    bench.command(5, 1, 900.0);
+    assert_eq!(bench.settle()[0].refused_reason, "older_sequence");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! fails to do gets out of hand.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use laneguard_lab::process::{self, Process};
 use laneguard_lab::tools;
@@ -11,6 +12,7 @@ use laneguard_proto::storage::STREAMS;
 use laneguard_proto::subject;
 use laneguard_proto::v1::{Command, Decision, command::OnStale};
 use laneguard_runtime::bus::Publish;
+use laneguard_runtime::clock::unix_ms;
 use laneguard_tests::binary;
 use laneguard_tests::exporter::Condition;
 use laneguard_tests::kubernetes::Where;
@@ -127,6 +129,23 @@ async fn command_above(world: &World, token: &str, term: u64) -> Command {
         |command| command.as_ref().is_some_and(|c| c.term > term),
     );
     command.await.unwrap()
+}
+
+/// Publishes a command without regard for what is there.
+async fn shout(world: &World, token: &str, term: u64) {
+    let command = Command {
+        cluster: "default".into(),
+        policy: token.into(),
+        class: BULK.into(),
+        limit_bps: Some(150e6),
+        term,
+        sequence: 1,
+        valid_for: Some(to_wire(Duration::from_secs(3600))),
+        ..Command::default()
+    };
+    let subject = subject::command("default", token, BULK);
+    let published = world.bus().publish(&subject, &command, Publish::default());
+    published.await.unwrap();
 }
 
 fn with_action(world: &World, action: &str) -> Vec<Decision> {
@@ -251,20 +270,8 @@ async fn a_decider_that_is_refused_goes_above_the_greatest_term_and_a_released_p
  {
     let (mut world, token) = world().await;
     // somebody with a clock far ahead decided once, and the streams were lost since: only the actuator remembers
-    let far = 9_000_000_000_000;
-    let command = Command {
-        cluster: "default".into(),
-        policy: token.clone(),
-        class: BULK.into(),
-        limit_bps: Some(150e6),
-        term: far,
-        sequence: 1,
-        valid_for: Some(to_wire(std::time::Duration::from_secs(3600))),
-        ..Command::default()
-    };
-    let subject = subject::command("default", &token, BULK);
-    let published = world.bus().publish(&subject, &command, Publish::default());
-    published.await.unwrap();
+    let far = u64::try_from(unix_ms()).unwrap() + 3_600_000;
+    shout(&world, &token, far).await;
     world.limited(BULK, Some("150M")).await;
     let raw = async_nats::connect(world.nats_url()).await.unwrap();
     let raw = async_nats::jetstream::new(raw);
@@ -281,6 +288,9 @@ async fn a_decider_that_is_refused_goes_above_the_greatest_term_and_a_released_p
     decider.says("command refused, older_term").await;
     let ours = command_above(&world, &token, far).await;
     assert_eq!(ours.limit_bps, Some(150e6), "it begins with what is found");
+    // a term that nothing could come after is garbage to everybody: it is written over
+    shout(&world, &token, u64::MAX).await;
+    command_above(&world, &token, far).await;
     world.telemetry.set("robot", Condition::Congested);
     let low = |limit: Option<&str>| mbps(limit).is_some_and(|limit| limit <= 40.0);
     world.limits_fit("a low limit", BULK, low).await;

@@ -307,6 +307,7 @@ async fn one_trace(sink: &Sink) {
 async fn no_variable_no_policy_and_a_policy_of_somebody_else_keeps_the_environments_away() {
     let mut world = World::start(&Where::StandIn, &[]).await.unwrap();
     world.add("actuator").await.unwrap();
+    world.counted("actuator", "laneguard_actuator_leader", &[], 1.0).await;
     // once the actuator has looked, a command for `default` is answered: there is no such policy
     let mut outcomes = world.bus().subscribe::<laneguard_proto::v1::Outcome>(
         Kind::Outcome,

@@ -6,10 +6,10 @@ use laneguard_proto::storage::{BUCKETS, COMMANDS, POLICIES};
 use laneguard_proto::subject;
 use laneguard_proto::v1::{Command, Outcome, command::OnStale};
 use laneguard_runtime::bus::{Publish, Published};
-use laneguard_tests::kubernetes::Where;
+use laneguard_tests::kubernetes::{View, Where};
 use laneguard_tests::wait::until;
 use laneguard_tests::world::World;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::external;
 
@@ -231,6 +231,11 @@ pub(crate) async fn guard_rails(place: Where) -> anyhow::Result<()> {
     );
     world.limited("bulk", Some("50M")).await;
 
+    let numbers = |pods: Vec<View>| -> Vec<Value> {
+        let records = pods.into_iter().filter_map(|pod| pod.record);
+        records.map(|record| json!([record["term"], record["sequence"]])).collect()
+    };
+    assert_eq!(numbers(world.kubernetes.pods("bulk").await), [json!([10, 3]), json!([10, 3])]);
     // an actuator that starts only now knows the highest numbers from the pods, whatever the streams lost
     let first = world.replicas("actuator")[0].clone();
     world.remove(&first).await;
@@ -317,7 +322,7 @@ pub(crate) async fn expiry(place: Where) -> anyhow::Result<()> {
         publish(&world, &first).await;
         world.limited(&name, Some("80M")).await;
     }
-    let versions = |pods: Vec<laneguard_tests::kubernetes::View>| -> Vec<_> {
+    let versions = |pods: Vec<View>| -> Vec<_> {
         pods.into_iter().map(|pod| (pod.name, pod.record)).collect()
     };
     let before = versions(world.kubernetes.all_pods().await);

@@ -3,6 +3,8 @@
 //! Each test has a world of its own. The stand-in serves the Kubernetes API; where `KUBEBUILDER_ASSETS` or `KUBECONFIG` leads to a real API
 //! server, `real.rs` runs the same scenarios against that one.
 
+#![allow(clippy::unwrap_used)] // a test's helpers fail as the test does
+
 mod environment;
 mod hostile;
 mod lifecycle;
