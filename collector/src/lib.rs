@@ -7,6 +7,7 @@
 //! | How do raw series become increases? | [`series`] |
 //! | What do buckets prove about a quantile? | [`histogram`] |
 //! | When is a sample good, coarse, idle, stale? Which side counts? | [`sample`] |
+//! | When does the drop rate say something about now? | [`drops`] |
 //! | What do best-effort pods send? | [`usage`] |
 //! | How often, how many at once, for how long? | [`poll`] |
 //! | When within a scrape interval? | [`phase`] |
@@ -16,6 +17,7 @@
 //! Knows no control law and no Kubernetes.
 
 pub mod args;
+pub mod drops;
 pub mod entries;
 pub mod histogram;
 pub mod metrics;

@@ -19,13 +19,14 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{Instrument, Span};
 
 use crate::args::Names;
+use crate::drops::Drops;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::phase::Phase;
 use crate::policies::{Known, Placements, Policy, Workload};
 use crate::prometheus::{Answer, Error, Prometheus};
 use crate::query::{self, Selector};
-use crate::sample::{Ask, Scraped, Window, judged_by_drops, measure};
+use crate::sample::{Ask, Scraped, measure};
 use crate::series::sources;
 use crate::usage::{PodRates, Usage};
 use crate::wire::{self, Content, Resumed};
@@ -71,6 +72,7 @@ struct Memory {
     usage: HashMap<Namespaces, UsageMemory>,
     /// By policy and workload.
     workloads: HashMap<(Token, Token), Resumed>,
+    /// Of drops and flows, while they were last fresh: what stops being scraped has not become slower.
     scrapes_per_minute: Option<f64>,
     /// How far Prometheus' clock is ahead of ours, milliseconds.
     clock_offset_ms: i64,
@@ -128,7 +130,7 @@ impl Job {
 #[derive(Default)]
 struct Findings {
     latency: HashMap<Selector, Result<Scraped, String>>,
-    drop_rate: Option<f64>,
+    drops: Drops,
     flow_rate: Option<f64>,
 }
 
@@ -376,11 +378,26 @@ impl Poller {
                 Question::Cluster => {
                     let Ok(answer) = asked.result else { continue };
                     let value = |name| signal(&answer, name);
-                    findings.drop_rate = value(query::DROPS);
                     findings.flow_rate = value(query::FLOWS);
-                    memory.scrapes_per_minute = value(query::SCRAPES);
+                    let scrapes = value(query::SCRAPES);
+                    let healthy = memory.scrapes_per_minute.or(scrapes);
+                    if let Some(now) = value(query::NOW) {
+                        findings.drops = Drops::of(
+                            millis(now),
+                            value(query::DROPS),
+                            value(query::SCRAPED).map(millis),
+                            query::rate_window_s(memory.scrapes_per_minute) * 1000,
+                            query::scrape_interval_ms(healthy),
+                        );
+                    }
+                    let fresh = matches!(findings.drops, Drops::Fresh { .. });
+                    memory.scrapes_per_minute = if fresh || value(query::DROPS).is_none() {
+                        scrapes
+                    } else {
+                        healthy
+                    };
                     if let Some(seconds) = value(query::NOW) {
-                        memory.clock_offset_ms = (seconds * 1000.0) as i64 - asked.asked_ms;
+                        memory.clock_offset_ms = millis(seconds) - asked.asked_ms;
                         self.metrics
                             .clock_offset
                             .set(memory.clock_offset_ms as f64 / 1000.0);
@@ -490,12 +507,7 @@ impl Poller {
         };
         let (mut measurement, remembered) = measure(now_ms, &ask, scraped, before.memory);
         if job.policy.by_drops {
-            let lookback_ms = query::rate_window_s(memory.scrapes_per_minute) * 1000;
-            let window = Window {
-                start_ms: now_ms - lookback_ms,
-                end_ms: now_ms,
-            };
-            measurement = judged_by_drops(measurement, findings.drop_rate, window);
+            measurement = findings.drops.judge(measurement);
         }
         *before = Resumed {
             sequence: before.sequence.saturating_add(1),
@@ -517,7 +529,7 @@ impl Poller {
             observed_ms: unix_ms(),
             measurement: &measurement,
             smoothed: &before.smoothed,
-            drop_rate: findings.drop_rate,
+            drop_rate: findings.drops.rate(),
             flow_rate: findings.flow_rate,
             usage: &usage,
         }))
@@ -601,6 +613,11 @@ fn signal(answer: &Answer, name: &str) -> Option<f64> {
         .and_then(|series| series.values.last())
         .map(|(_, value)| *value)
         .filter(|value| value.is_finite())
+}
+
+/// Prometheus' seconds as milliseconds.
+fn millis(seconds: f64) -> i64 {
+    (seconds * 1000.0).round() as i64
 }
 
 fn warnings(answer: &Answer) -> String {

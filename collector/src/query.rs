@@ -98,10 +98,12 @@ pub const DROPS: &str = "drops";
 pub const FLOWS: &str = "flows";
 /// Scrapes of these counters in the last minute.
 pub const SCRAPES: &str = "scrapes";
+/// When drops were last scraped, seconds since the Unix epoch.
+pub const SCRAPED: &str = "scraped";
 /// Prometheus' clock, seconds since the Unix epoch.
 pub const NOW: &str = "now";
 
-/// Drop and flow rate of the whole cluster over the last seconds, how often both are scraped, and Prometheus' own time (by which
+/// Drop and flow rate of the whole cluster over the last seconds, how often both are scraped, when drops last were, and Prometheus' own time (by which
 /// the age of scrapes is told, whatever our clock says): all in one query.
 pub fn cluster(drops: &str, flows: &str, window_s: i64) -> String {
     let named = |name: &str, expression: &str| {
@@ -113,6 +115,7 @@ pub fn cluster(drops: &str, flows: &str, window_s: i64) -> String {
         named(DROPS, &rate(drops)),
         named(FLOWS, &rate(flows)),
         named(SCRAPES, &scrapes),
+        named(SCRAPED, &format!("max(timestamp({drops}))")),
         named(NOW, "vector(time())"),
     ]
     .join(" or ")
@@ -126,6 +129,11 @@ pub fn rate_window_s(scrapes_per_minute: Option<f64>) -> i64 {
         Some(_) => 300,
         None => 60,
     }
+}
+
+/// The scrape interval, milliseconds, by the number of scrapes in the last minute; a minute while it is unknown.
+pub fn scrape_interval_ms(scrapes_per_minute: Option<f64>) -> i64 {
+    (60_000.0 / scrapes_per_minute.unwrap_or(1.0).max(1.0)) as i64
 }
 
 /// Whether a text can stand where PromQL wants a metric's name.

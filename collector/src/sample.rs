@@ -276,35 +276,6 @@ pub fn measure(
     (measurement, memory)
 }
 
-/// For a law that reads drops and nothing else: whether latency was measured does not matter, whether drops were does.
-/// `window` is what the drop rate was taken over.
-#[must_use]
-pub fn judged_by_drops(
-    measurement: Measurement,
-    drop_rate: Option<f64>,
-    window: Window,
-) -> Measurement {
-    let latency = &measurement.reason;
-    match drop_rate {
-        Some(_) if measurement.quality.usable() => measurement,
-        Some(_) => Measurement {
-            quality: Quality::Good,
-            reason: format!(
-                "judged by the drop rate, which is all that the law reads; of latency: {latency}"
-            ),
-            window: Some(window),
-            ..measurement
-        },
-        None => Measurement {
-            quality: Quality::NoData,
-            reason: format!(
-                "there is no drop rate, which is all that the law reads; of latency: {latency}"
-            ),
-            ..measurement
-        },
-    }
-}
-
 fn nothing(quality: Quality, reason: String) -> Measurement {
     Measurement {
         quality,

@@ -479,34 +479,3 @@ proptest! {
         }
     }
 }
-
-#[test]
-fn for_a_law_that_reads_drops_they_decide_what_can_be_acted_on() {
-    let window = Window {
-        start_ms: 6_000,
-        end_ms: 10_000,
-    };
-    let (no_latency, _) = measured(10_000, &[], Memory::default());
-    assert_eq!(no_latency.quality, Quality::NoData);
-    let judged = judged_by_drops(no_latency.clone(), Some(30.0), window);
-    assert_eq!(judged.quality, Quality::Good);
-    assert_eq!(judged.window, Some(window));
-    assert!(judged.reason.contains("no series"), "{}", judged.reason);
-
-    let judged = judged_by_drops(no_latency, None, window);
-    assert_eq!(judged.quality, Quality::NoData);
-    let (failed, _) = measure(
-        10_000,
-        &Ask {
-            metric: METRIC,
-            targets: &targets(),
-            idle_after: Duration::from_secs(60),
-        },
-        Err("refused"),
-        Memory::default(),
-    );
-    assert_eq!(
-        judged_by_drops(failed, None, window).quality,
-        Quality::NoData
-    );
-}
