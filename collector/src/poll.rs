@@ -526,7 +526,7 @@ impl Poller {
             policy: job.policy.token.as_str(),
             workload: job.workload.token.as_str(),
             sequence: before.sequence,
-            observed_ms: unix_ms(),
+            observed_ms: now_ms,
             measurement: &measurement,
             smoothed: &before.smoothed,
             drop_rate: findings.drops.rate(),
