@@ -8,6 +8,7 @@ use std::fmt;
 use laneguard_proto::policy::{Bounds, StaleAction};
 use laneguard_proto::quantity::{Bandwidth, LEAST_BPS};
 use laneguard_proto::subject::Token;
+use laneguard_proto::{MOST_SEQUENCE, plausible_term};
 use serde::{Deserialize, Serialize};
 
 /// The egress limit that Cilium's bandwidth manager and the CNI bandwidth plugin read.
@@ -164,6 +165,14 @@ impl Record {
             .as_ref()
             .is_none_or(|f| f.len() <= LONGEST_FOUND);
         found_fits.then_some(record)
+    }
+
+    /// Without a number that nobody can have given by `now_ms` (Unix milliseconds): it would be above every command to come.
+    pub fn with_plausible_number(mut self, now_ms: i64) -> Self {
+        if !plausible_term(self.term, now_ms) || self.sequence > MOST_SEQUENCE {
+            (self.term, self.sequence) = (0, 0);
+        }
+        self
     }
 
     /// The annotation's value.

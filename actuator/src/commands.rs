@@ -145,6 +145,15 @@ impl Commands {
         }
     }
 
+    /// Forgets the class's command if a newer number is known: it was taken in before that was.
+    pub fn drop_outdated(&mut self, slot: &Slot) {
+        if let Some(state) = self.0.get_mut(slot) {
+            state
+                .current
+                .take_if(|c| c.command.number() < state.highest);
+        }
+    }
+
     /// A number that is known to have been used, from a pod's record or an outcome: nothing older is accepted.
     pub fn raise(&mut self, slot: &Slot, term: u64, sequence: u64) {
         let state = self.0.entry(slot.clone()).or_default();

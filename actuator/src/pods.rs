@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use laneguard_runtime::clock;
 use serde::{Deserialize, Deserializer};
 
 use crate::annotation::{EGRESS, IGNORE, RECORD, Record};
@@ -184,8 +185,9 @@ impl Pod {
             egress: annotations.get(EGRESS).map(|v| v.as_str().into()),
             ownership: match annotations.get(RECORD) {
                 None => Ownership::Foreign,
-                Some(text) => Record::parse(text)
-                    .map_or(Ownership::Unreadable, |r| Ownership::Ours(Box::new(r))),
+                Some(text) => Record::parse(text).map_or(Ownership::Unreadable, |record| {
+                    Ownership::Ours(Box::new(record.with_plausible_number(clock::unix_ms())))
+                }),
             },
             recalled: false,
         })

@@ -63,6 +63,9 @@ impl Reconciler {
 
     pub(super) fn synced(&mut self, before: bool, now: Instant) {
         if !before && self.policies.synced() {
+            for slot in self.learn_numbers(None) {
+                self.commands.drop_outdated(&slot);
+            }
             self.touch_placement(now);
             self.resume(now);
         }
@@ -240,6 +243,13 @@ impl Reconciler {
         };
         tracing::info!(policy = %token, standing, "policy changed");
         self.touch_placement(now);
+        if self.policies.synced() {
+            let learnt = self.learn_numbers(Some(token));
+            // while it enforces, its records are ours: what is newer there does not end the command in force
+            for slot in learnt.iter().filter(|_| !enforced) {
+                self.commands.drop_outdated(slot);
+            }
+        }
         if !self.leading() || !self.policies.synced() {
             return;
         }

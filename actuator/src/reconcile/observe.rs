@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use laneguard_proto::subject::Token;
 use tokio::time::Instant;
 
 use super::{Reconciler, Source};
 use crate::batch::Settled;
 use crate::plan::Plan;
 use crate::pods::{Key, Ownership, Pod};
-use crate::policies::Slot;
+use crate::policies::{Scope, Slot, class};
 
 impl Reconciler {
     /// A complete list begins.
@@ -67,19 +68,15 @@ impl Reconciler {
         let urgent = self.listed && former.is_none_or(|former| former.uid != pod.uid);
         if former.is_none_or(|f| f.ownership != pod.ownership) {
             match &pod.ownership {
-                Ownership::Ours(record) => {
-                    let slot = Slot {
-                        policy: record.policy.clone(),
-                        class: record.class.clone(),
-                    };
-                    self.commands.raise(&slot, record.term, record.sequence);
-                }
                 Ownership::Unreadable => {
                     self.metrics.records_unreadable.inc();
                     tracing::warn!(pod = %key, "our record on this pod cannot be read: its limit counts as ours, and nothing as found before it");
                 }
-                Ownership::Foreign => {}
+                Ownership::Ours(_) | Ownership::Foreign => {}
             }
+        }
+        if relevant && let Some((slot, number)) = self.trusted_number(&pod) {
+            self.commands.raise(&slot, number.0, number.1);
         }
         self.count(Some(&pod), 1);
         let before = self.pods.insert(key.clone(), pod);
@@ -141,9 +138,43 @@ impl Reconciler {
 
     pub(super) fn namespaces_changed(&mut self, now: Instant) {
         if self.policies.needs_namespaces() {
+            self.learn_numbers(None);
             self.enqueue_all();
             self.touch_placement(now);
         }
+    }
+
+    /// The number in a pod's record, if the class that it names selects the pod: whoever may annotate any pod must not stop the commands of
+    /// every policy.
+    fn trusted_number(&self, pod: &Pod) -> Option<(Slot, (u64, u64))> {
+        let record = pod.record()?;
+        let entry = self.policies.entry(&record.policy)?;
+        let selected = class(entry, &record.class)?.selector.matches(&pod.labels);
+        let scope = self
+            .policies
+            .scope(entry, &pod.key.namespace, &self.namespaces);
+        let slot = Slot {
+            policy: record.policy.clone(),
+            class: record.class.clone(),
+        };
+        (selected && scope == Scope::Inside).then_some((slot, (record.term, record.sequence)))
+    }
+
+    /// Takes in the numbers of records on pods: of one policy, or of all. Returns their classes.
+    pub(super) fn learn_numbers(&mut self, policy: Option<&Token>) -> HashSet<Slot> {
+        let numbers: Vec<_> = self
+            .pods
+            .values()
+            .filter(|pod| {
+                pod.record()
+                    .is_some_and(|r| policy.is_none_or(|policy| r.policy == *policy))
+            })
+            .filter_map(|pod| self.trusted_number(pod))
+            .collect();
+        for (slot, number) in &numbers {
+            self.commands.raise(slot, number.0, number.1);
+        }
+        numbers.into_iter().map(|(slot, _)| slot).collect()
     }
 
     pub(super) fn count(&mut self, pod: Option<&Pod>, by: i64) {
