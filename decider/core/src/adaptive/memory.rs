@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::Policy;
 
+use super::observe::Signals;
+
 /// Most that a learned delay may be, milliseconds: beyond it something else is wrong.
 const MOST_EFFECT_MS: i64 = 30_000;
 
@@ -205,4 +207,33 @@ impl Memory {
 /// A learned delay inside its bounds.
 pub(super) fn bounded_effect(ms: i64) -> i64 {
     ms.clamp(-MOST_EFFECT_MS, MOST_EFFECT_MS)
+}
+
+impl Floor {
+    /// Takes one calm window into the floor: down quickly, up slowly.
+    pub(super) fn learn(&mut self, signals: &Signals, is_low: bool) {
+        let toward = |floor: &mut Option<f64>, value: Option<f64>| {
+            let Some(value) = value else { return };
+            let weight = match *floor {
+                Some(floor) if value > floor => {
+                    if is_low {
+                        0.05
+                    } else {
+                        0.01
+                    }
+                }
+                _ => 0.3,
+            };
+            *floor = Some(floor.map_or(value, |floor| floor + weight * (value - floor)));
+        };
+        if let (Some(mean), Some(usual)) = (signals.mean_ms, self.mean_ms) {
+            let deviation = (mean - usual).abs();
+            let known = self.deviation_ms.unwrap_or(deviation);
+            self.deviation_ms = Some(known + 0.1 * (deviation - known));
+        }
+        toward(&mut self.p95_ms, signals.p95_ms);
+        toward(&mut self.p99_ms, signals.p99_ms);
+        toward(&mut self.mean_ms, signals.mean_ms);
+        toward(&mut self.jitter_ms, signals.jitter_ms);
+    }
 }

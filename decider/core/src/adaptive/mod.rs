@@ -1,40 +1,48 @@
 //! `Adaptive`: the default law. What best-effort really sends while the link is full *is* the capacity left to it.
 //!
-//! One critical sample and what best-effort sent meanwhile make one observation (`observe.rs`). With `D` the delay above
-//! the floor in milliseconds, `T` best-effort's total in bits per second, and `o` the share of the usage window that lies inside
-//! the congestion:
+//! One critical sample and what best-effort sent meanwhile make one observation. With `D` the delay above the floor and `dD` its
+//! growth within the window, both in milliseconds, `T` best-effort's total in bits per second, `T0` the same before, `w` the length of
+//! the usage window in milliseconds and `o` the share of it that lies inside the congestion:
 //!
 //! ```text
-//! capacity  C = (T - (1 - o) * T_before) / o         from the least and the greatest o that the slow requests' share allows
-//! drain     limits to C_low * (1 - D / drain_ms), a cut of 5 to 50 %: a queue of D is empty after drain_ms
-//! settle    limits to C_low * settle, as soon as a window that began after the cut is calm
+//! capacity  C = (T - (1 - o) * T0) / (o + dD / w)    for the least and the greatest o that the share of slow requests allows;
+//!                                                    dD / w, because what filled the queue was sent and not carried
+//! drain     limits to C_low * (1 - D / drain_ms)     a cut of 5 to 50 %, by which a queue of D is empty after drain_ms
+//! settle    limits to C_low * settle                 as soon as a window that began after the cut is calm
 //! ```
 //!
-//! If the limits themselves held the pods (they sent at least 90 % of them), `T` is no news about the link: then the step is relative
-//! to `T`, back to what held before the last raise. Without usage the cut is `1 / sqrt(signal / target)`, within 0.5 and 0.85.
+//! If the limits themselves held the pods (some pod sent 97 % of its limit), `T` is no news about the link. After a raise, a queue that grew
+//! to `D` in a time `t` was filled at `1 + D / t` times what the link carries, and limits settle by that below the raise; otherwise the
+//! step is relative to `T`. Without usage the cut is `1 / sqrt(signal / target)`, within 0.5 and 0.85.
 //!
-//! | what is seen | what is done |
-//! |---|---|
-//! | above target, less than half of the usage window inside the congestion | wait for the next window |
-//! | above target in a window that began before the last cut took effect | nothing: it saw the old queue |
-//! | above target | cut, `CONGESTION_THROTTLE` |
-//! | above target, and cuts to a twentieth did not help, or best-effort was idle | give it all back, `NOT_BANDWIDTH` or `CANNOT_BE_MET` |
-//! | within, mean or signal on the way up, last change was a raise | undo it, `LATENCY_GENTLE_THROTTLE` |
-//! | within, pods at their limits, total below what the link is known to carry | raise, faster the farther away |
-//! | within, at what the link is known to carry | after `patience_ms` half a percent more, doubling only above the old mark |
-//! | within, limits unused | never a raise; back to what is known to be safe for all pods at once, `GUARD` |
+//! | what is seen | what is done | file |
+//! |---|---|---|
+//! | above target, less than half of the usage window inside the congestion | wait for the next window | `above.rs` |
+//! | above target in a window that began before the last cut took effect | nothing: it saw the old queue | `above.rs` |
+//! | above target, and less so than in the window before | nothing: the queue drains | `above.rs` |
+//! | above target | cut, `CONGESTION_THROTTLE` | `above.rs` |
+//! | above target, and cuts to a twentieth or the minimum did not help, or best-effort was idle | give it all back, `NOT_BANDWIDTH`, or `CANNOT_BE_MET` if targets were never met | `elsewhere.rs` |
+//! | within, mean or signal on the way up, last change was a raise | undo it, `LATENCY_GENTLE_THROTTLE` | `within.rs` |
+//! | within, pods at their limits, total below what the link is known to carry | raise, faster the farther away | `within.rs` |
+//! | within, at what the link is known to carry | after `patience_ms` half a percent more, doubling only above the old mark | `within.rs` |
+//! | within, limits unused | never a raise; back to what is known to be safe for all pods at once, `GUARD` | `within.rs` |
 //!
-//! Delay of the loop: a change counts as in force `effect_ms` after the decision; that is learned from when pods obey a cut.
-//! Several workloads: the worst governs. Several classes: one level per pod for all, inside each one's bounds. What is learned
-//! is an average here and a bracket there: no machine learning.
+//! Its pace is its own: a change counts as in force `effect_ms` after the decision, which is learned from when pods obey a cut; windows
+//! longer than a second stretch what waits. Several workloads: the worst governs, and a raise needs each of them calm, or idle, since the
+//! last change. Several classes: one level per pod for all, inside each one's bounds. What is learned is an average here and a bracket
+//! there (`memory.rs`): no machine learning.
 //!
-//! What it cannot do: tell a full link from a slow server in less than the few cuts that prove it; and best-effort that
-//! ignores loss (UDP) sends more than the link carries, so that the first capacity is too high and is approached by halving.
+//! What it cannot do: tell a full link from a slow server without the few cuts that prove it; and best-effort that ignores loss (UDP, or many
+//! flows in slow start) sends more than the link carries, so that the first capacity is too high and is approached from above.
+//! Loads that come again and again are not foreseen.
 
+mod above;
 mod decide;
+mod elsewhere;
 mod memory;
 mod observe;
 mod steps;
+mod within;
 
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +67,7 @@ pub struct Parameters {
     pub settle: f64,
     /// In what time a cut is to empty the queue, in milliseconds. Default 300.
     pub drain_ms: f64,
-    /// Least time between two raises near the capacity, in milliseconds, at most a day. Default 10 000.
+    /// Least time between two raises near the capacity, in milliseconds, at most a day. Default 12 000.
     pub steady_interval_ms: u64,
     /// How long what is above a known capacity is left alone at first, in milliseconds, at most a day; doubles up to 16 times with each
     /// test that fails. Default 60 000.
@@ -74,7 +82,7 @@ impl Default for Parameters {
             max_sample_age_ms: 30_000,
             settle: 0.97,
             drain_ms: 300.0,
-            steady_interval_ms: 10_000,
+            steady_interval_ms: 12_000,
             patience_ms: 60_000,
             futile_cuts: 4,
         }

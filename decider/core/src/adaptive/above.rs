@@ -1,0 +1,372 @@
+//! Above target: is best-effort the cause, and how far must it go down?
+
+use crate::{Action, reason::mbit};
+
+use super::{
+    decide::{Control, FIRM, LEAST_STEP, Verdict, hold},
+    memory::{Capacity, Change, Episode, Phase},
+    observe::{Finding, Seen},
+    steps::{are_used, is_out_of_reach, level_for, lower_to, scale},
+};
+
+/// A cut takes away at least and at most this share.
+const CUT: (f64, f64) = (0.05, 0.5);
+/// Cuts that did not help are followed by deeper ones, so that few prove it: together to a twentieth.
+const DEEPER: [f64; 4] = [0.0, 0.4, 0.6, 0.75];
+/// A pod that sends less than this share of its limit is held by something else.
+const HELD: f64 = 0.97;
+
+/// How far limits go down, and where they settle once the queue has drained.
+#[derive(Clone, Copy)]
+enum Cut {
+    /// To levels per pod, bits per second.
+    To { level: f64, settle: f64 },
+    /// By factors on the limits before.
+    By { factor: f64, settle: f64 },
+}
+
+impl Control<'_> {
+    pub(super) fn violating(&mut self, worst: &Finding) -> Verdict {
+        let in_a_row = self.memory.count(|streak| &mut streak.violating);
+        self.memory.streak.calm = 0;
+        self.memory.streak.room = 0;
+        self.memory.streak.unused = 0;
+        self.memory.streak.warned = 0;
+        if !worst.proven && self.responsible_raise().is_some() {
+            // Whether it is above or just below: it came from the raise.
+            return self.early(worst);
+        }
+        if !worst.proven && in_a_row < 2 {
+            return hold(format!(
+                "{}, but its histogram cannot prove that: the next sample decides",
+                worst.text
+            ));
+        }
+        let is_mixed = self.is_mixed(worst.start_ms, worst.end_ms);
+        if is_mixed && self.memory.change.is_some_and(|change| !change.up) {
+            if let Phase::Episode(episode) = &mut self.memory.phase {
+                episode.last_ms = worst.excess_ms;
+            }
+            return hold(format!(
+                "{}, but that window began before the last cut took effect",
+                worst.text
+            ));
+        }
+        match self.memory.phase {
+            Phase::Elsewhere(elsewhere) => {
+                self.still_elsewhere(worst, elsewhere, is_mixed, in_a_row)
+            }
+            Phase::Steady => self.congested(worst, Self::onset(worst), in_a_row),
+            Phase::Episode(episode) => self.congested(worst, episode, in_a_row),
+        }
+    }
+
+    /// The share of slow requests says when in the window it began.
+    pub(super) fn onset(worst: &Finding) -> Episode {
+        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+        let before_end = |share: f64| {
+            let length_ms = worst.end_ms.saturating_sub(worst.start_ms) as f64;
+            // Requests still under way when the window ended are not in it: it began that much earlier.
+            worst
+                .end_ms
+                .saturating_sub((length_ms * share + worst.excess_ms) as i64)
+        };
+        Episode {
+            onset_low_ms: before_end(worst.slow.1),
+            onset_high_ms: before_end(worst.slow.0),
+            give_back: 1.0,
+            settle: 1.0,
+            ..Episode::default()
+        }
+    }
+
+    pub(super) fn congested(
+        &mut self,
+        worst: &Finding,
+        mut episode: Episode,
+        in_a_row: u8,
+    ) -> Verdict {
+        let before_ms = std::mem::replace(&mut episode.last_ms, worst.excess_ms);
+        if episode.cuts == 0 {
+            episode.excess_ms = episode.excess_ms.max(worst.excess_ms);
+        } else if worst.excess_ms < 0.7 * before_ms {
+            self.memory.phase = Phase::Episode(episode);
+            return hold(format!("{}, but the queue is draining", worst.text));
+        } else if worst.excess_ms < 0.8 * episode.excess_ms {
+            episode.excess_ms = worst.excess_ms;
+            episode.futile = 0;
+            episode.give_back = 1.0;
+        } else {
+            episode.futile = episode.futile.saturating_add(1);
+        }
+        self.memory.phase = Phase::Episode(episode);
+        // One workload of many that suffers alone is a weaker sign of a full link.
+        let suffering = self
+            .memory
+            .floors
+            .iter()
+            .filter(|floor| floor.violating)
+            .count();
+        let alone = self.memory.floors.len() >= 3 && suffering == 1;
+        let enough = if alone {
+            self.parameters.futile_cuts.div_ceil(2)
+        } else {
+            self.parameters.futile_cuts
+        };
+        // Without usage it is not known whether the limits bite: then only the minimum proves anything.
+        if episode.futile >= enough && self.seen.usage.is_some() {
+            return self.give_up(worst, episode, "cutting best-effort did not help");
+        }
+        let at_minimum = self
+            .policy
+            .classes
+            .iter()
+            .zip(&self.state.limits)
+            .all(|(class, limit)| limit.limit_bps <= class.min_bps);
+        if at_minimum {
+            return if episode.futile > 0 || episode.cuts == 0 && in_a_row >= FIRM {
+                self.give_up(worst, episode, "best-effort at its minimum did not help")
+            } else {
+                hold(format!("{}, and best-effort has its minimum", worst.text))
+            };
+        }
+        let Some(usage) = &self.seen.usage else {
+            return self.cut_blind(worst, episode);
+        };
+        if is_out_of_reach(self.policy, usage) {
+            return if in_a_row >= FIRM && usage.start_ms >= episode.onset_high_ms {
+                self.give_up(worst, episode, "best-effort was idle")
+            } else {
+                hold(format!(
+                    "{}, but best-effort sends next to nothing",
+                    worst.text
+                ))
+            };
+        }
+        let stale = self.is_mixed(usage.start_ms, usage.end_ms)
+            && self.memory.change.is_some_and(|change| !change.up);
+        if (stale || usage.end_ms <= worst.start_ms) && in_a_row < FIRM {
+            return hold(format!(
+                "{}, but what best-effort sent then is not known yet",
+                worst.text
+            ));
+        }
+        if stale {
+            return self.cut_blind(worst, episode);
+        }
+        self.cut(
+            worst,
+            episode,
+            usage,
+            (worst.excess_ms - before_ms).max(0.0),
+            in_a_row,
+        )
+    }
+
+    fn depth(&self, worst: &Finding, episode: &Episode) -> f64 {
+        let deeper = DEEPER[usize::from(episode.futile).min(DEEPER.len() - 1)];
+        (worst.excess_ms / self.parameters.drain_ms)
+            .clamp(CUT.0, CUT.1)
+            .max(deeper)
+    }
+
+    /// Cuts by what best-effort sent.
+    fn cut(
+        &mut self,
+        worst: &Finding,
+        episode: Episode,
+        usage: &Seen,
+        filled_ms: f64,
+        in_a_row: u8,
+    ) -> Verdict {
+        let total = usage.total_bps;
+        let settle = self.parameters.settle;
+        let kept = 1.0 - self.depth(worst, &episode);
+        let raise = self.responsible_raise();
+        let is_link = !are_used(self.state, usage, HELD) && raise.is_none();
+        if is_link {
+            // Limits did not bind: the link did. The share of the window inside the congestion gives the capacity.
+            let share = |onset_ms: i64| {
+                #[allow(clippy::cast_precision_loss)]
+                let (inside, length) = (
+                    usage.end_ms.saturating_sub(onset_ms) as f64,
+                    usage.end_ms.saturating_sub(usage.start_ms) as f64,
+                );
+                ((inside / length).clamp(0.0, 1.0), length)
+            };
+            let ((most, length), (least, _)) =
+                (share(episode.onset_low_ms), share(episode.onset_high_ms));
+            if least < 0.5 && in_a_row >= FIRM {
+                return self.cut_blind(worst, episode);
+            }
+            if least < 0.5 {
+                return hold(format!(
+                    "{}, and that began inside the window: the next one tells what the link carries",
+                    worst.text
+                ));
+            }
+            let before = self.memory.calm_bps.unwrap_or(0.0).min(total);
+            // What filled the queue was sent, too, and not carried yet: as if the window had been longer.
+            let carried = |share: f64| {
+                (total - before * (1.0 - share)) / (share + filled_ms / length).max(0.25)
+            };
+            let capacity = Capacity {
+                low_bps: carried(most).max(1.0),
+                high_bps: carried(least).max(carried(most)).max(1.0),
+            };
+            self.learn_capacity(capacity);
+            let target = capacity.low_bps * kept;
+            let Some(level) = level_for(self.policy, usage, target) else {
+                return self.cut_blind(worst, episode);
+            };
+            let why = format!(
+                "{}; best-effort sends {}, which is what the link carries of it, so limits go below it until the queue has drained",
+                worst.text,
+                mbit(total)
+            );
+            return self.lower(
+                Action::CongestionThrottle,
+                why,
+                episode,
+                Cut::To {
+                    level,
+                    settle: level * capacity.low_bps * settle / target,
+                },
+            );
+        }
+        // The limits themselves are too high.
+        let (factor, settle, why) = if let Some(raise) = raise {
+            self.test_failed();
+            self.learn_from_raise(total, raise);
+            let why = format!("{} after the last raise, which is undone", worst.text);
+            // A queue that grew to D in a time t was filled at 1 + D / t times what the link carries. A full queue grows no more: of
+            // a large raise no more than the middle is kept.
+            let grown_ms = self
+                .ours(worst.end_ms)
+                .saturating_sub(raise.at_ms)
+                .saturating_sub(self.effect_ms())
+                .max(300);
+            #[allow(clippy::cast_precision_loss)]
+            let carried = 0.98 / (1.0 + worst.excess_ms / grown_ms as f64);
+            let most = if raise.undo < 0.9 {
+                raise.undo.sqrt()
+            } else {
+                0.99
+            };
+            (
+                raise.undo * kept,
+                carried.clamp(raise.undo.min(0.985), most) / raise.undo / kept,
+                why,
+            )
+        } else {
+            self.memory.held_bps = None;
+            // That a cut to here was not enough says that the link carries less: the middle, by ratio.
+            let settled = if episode.cuts > 0 {
+                kept.sqrt().min(settle)
+            } else {
+                settle.max(kept)
+            };
+            self.learn_capacity(Capacity {
+                low_bps: total * settled,
+                high_bps: total,
+            });
+            let why = format!(
+                "{}, with best-effort held by its limits at {} in all",
+                worst.text,
+                mbit(total)
+            );
+            (kept, settled / kept, why)
+        };
+        self.lower(
+            Action::CongestionThrottle,
+            why,
+            episode,
+            Cut::By {
+                factor,
+                settle: factor * settle,
+            },
+        )
+    }
+
+    /// Cuts in proportion to the overshoot: what best-effort sends is not known.
+    fn cut_blind(&mut self, worst: &Finding, episode: Episode) -> Verdict {
+        let deeper = DEEPER[usize::from(episode.futile).min(DEEPER.len() - 1)];
+        let (factor, settle) = match self.responsible_raise() {
+            Some(raise) => {
+                self.test_failed();
+                (raise.undo * 0.9, 1.0 / 0.9)
+            }
+            None => {
+                let kept = worst.ratio.sqrt().recip().clamp(0.5, 0.85);
+                let kept = kept.min(1.0 - deeper);
+                (kept, kept.sqrt().recip())
+            }
+        };
+        let why = format!("{}; what best-effort sends is not known", worst.text);
+        // After the first cut the way back is looked for at once; after a raise that hurt, not before its time.
+        let may_try =
+            self.responsible_raise().is_none() && self.memory.test_after_ms <= self.now_ms;
+        let verdict = self.lower(
+            Action::CongestionThrottle,
+            why,
+            episode,
+            Cut::By {
+                factor,
+                settle: factor * settle,
+            },
+        );
+        if may_try {
+            self.memory.test_after_ms = self.now_ms;
+        }
+        verdict
+    }
+
+    fn lower(&mut self, action: Action, why: String, mut episode: Episode, cut: Cut) -> Verdict {
+        let verdict = self.change(action, why, |policy, state| match cut {
+            Cut::To { level, .. } => lower_to(policy, state, level),
+            Cut::By { factor, .. } => scale(policy, state, factor),
+        });
+        if let Some(change) = self
+            .memory
+            .change
+            .filter(|change| change.at_ms == self.now_ms)
+        {
+            episode.cuts = episode.cuts.saturating_add(1);
+            episode.give_back *= change.undo.max(1.0);
+            // From where the cut really went: a bound may have stopped it.
+            episode.settle = match cut {
+                Cut::To { settle, .. } => {
+                    let limits = self.state.limits.iter().map(|limit| limit.limit_bps);
+                    settle / limits.fold(f64::MIN_POSITIVE, f64::max)
+                }
+                Cut::By { settle, .. } => settle * change.undo,
+            };
+        }
+        self.memory.phase = Phase::Episode(episode);
+        self.memory.test_after_ms = self
+            .memory
+            .test_after_ms
+            .max(self.now_ms.saturating_add(self.patience_ms()));
+        self.memory.test_step = LEAST_STEP;
+        verdict
+    }
+
+    /// A raise hurt: what was sent before it holds, what was to be sent after it does not.
+    pub(super) fn learn_from_raise(&mut self, total: f64, raise: Change) {
+        let held = raise.total_bps.unwrap_or(total * raise.undo);
+        self.memory.held_bps = Some(held);
+        self.learn_capacity(Capacity {
+            low_bps: held,
+            high_bps: held / raise.undo,
+        });
+    }
+
+    fn learn_capacity(&mut self, capacity: Capacity) {
+        self.memory.held_bps = self
+            .memory
+            .held_bps
+            .filter(|held| *held <= 0.99 * capacity.high_bps);
+        self.memory.capacity = Some(capacity);
+        self.memory.mark_bps = capacity.high_bps;
+    }
+}

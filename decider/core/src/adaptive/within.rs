@@ -1,0 +1,315 @@
+//! Within target: settle, guard what nobody uses, and find out gently whether there is more.
+
+use crate::{
+    Action,
+    reason::{mbit, number, seconds},
+};
+
+use super::{
+    decide::{Control, FIRM, LEAST_STEP, USED, Verdict, hold},
+    memory::{Episode, Phase},
+    observe::{Finding, Level, Seen, Signals},
+    steps::{allowed, are_used, level_for, lower_to, scale},
+};
+
+/// The share of the budget that limits go to while nobody uses them: many flows that start at once are rougher than a steady load.
+const GUARDED: f64 = 0.98;
+
+impl Control<'_> {
+    pub(super) fn within(&mut self, worst: &Finding) -> Verdict {
+        self.memory.streak.violating = 0;
+        let is_early = worst.level == Level::Early;
+        let is_mixed = self.is_mixed(worst.start_ms, worst.end_ms);
+        if is_mixed && !(is_early && self.responsible_raise().is_some()) {
+            return hold(format!(
+                "{}, in a window that began before the last change took effect",
+                worst.text
+            ));
+        }
+        if is_early {
+            return self.early(worst);
+        }
+        self.memory.streak.warned = 0;
+        self.memory.last_calm_ms = Some(self.now_ms);
+        let calm = self.memory.count(|streak| &mut streak.calm);
+        self.learn_floor(worst.workload, &worst.signals);
+        if let Some(usage) = &self.seen.usage
+            && !self.is_mixed(usage.start_ms, usage.end_ms)
+        {
+            self.memory.calm_bps = Some(usage.total_bps);
+        }
+        match self.memory.phase {
+            Phase::Episode(episode) => self.drained(worst, episode),
+            Phase::Elsewhere(_) if calm < FIRM => hold(format!("{}, not for long yet", worst.text)),
+            Phase::Elsewhere(_) | Phase::Steady => {
+                self.memory.phase = Phase::Steady;
+                self.steady(worst)
+            }
+        }
+    }
+
+    /// A queue seems to build: the last raise is undone, before a target is missed.
+    pub(super) fn early(&mut self, worst: &Finding) -> Verdict {
+        self.memory.streak.room = 0;
+        let in_a_row = self.memory.count(|streak| &mut streak.warned);
+        if let Some(raise) = self.responsible_raise() {
+            self.test_failed();
+            if let Some(usage) = &self.seen.usage {
+                self.learn_from_raise(usage.total_bps, raise);
+            }
+            let why = format!(
+                "{}, but it rose after the last raise, which is undone",
+                worst.text
+            );
+            let least = if self.seen.usage.is_some() { 0.96 } else { 0.0 };
+            return self.change(Action::LatencyGentleThrottle, why, |policy, state| {
+                // An early sign is a small overshoot: of a large raise most holds.
+                scale(policy, state, raise.undo.clamp(least, 0.985));
+            });
+        }
+        let is_held = self
+            .seen
+            .usage
+            .as_ref()
+            .is_some_and(|usage| are_used(self.state, usage, USED));
+        if let Phase::Episode(episode) = self.memory.phase
+            && in_a_row >= FIRM
+        {
+            // As calm as it gets.
+            if let Some(floor) = self.memory.floors.get_mut(worst.workload) {
+                floor.calm = true;
+            }
+            return self.drained(worst, episode);
+        }
+        if is_held
+            && in_a_row >= FIRM
+            && self.interval_passed()
+            && self.memory.phase == Phase::Steady
+        {
+            let why = format!(
+                "{}, and a queue seems to stand for {in_a_row} windows",
+                worst.text
+            );
+            return self.change(Action::LatencyGentleThrottle, why, |policy, state| {
+                scale(policy, state, 0.98);
+            });
+        }
+        hold(format!("{}, and a queue may be building", worst.text))
+    }
+
+    /// The first calm window after a cut: the queue is gone.
+    fn drained(&mut self, worst: &Finding, episode: Episode) -> Verdict {
+        if !self.may_raise() {
+            return hold(format!(
+                "{} again, but not every critical workload was heard of",
+                worst.text
+            ));
+        }
+        self.memory.phase = Phase::Steady;
+        if episode.cuts == 0 || episode.settle <= 1.0 {
+            return hold(worst.text.clone());
+        }
+        let is_wanted = self
+            .seen
+            .usage
+            .as_ref()
+            .is_none_or(|usage| are_used(self.state, usage, USED));
+        if !is_wanted {
+            return hold(format!("{} again, and nobody uses the limits", worst.text));
+        }
+        self.raise(
+            episode.settle,
+            format!(
+                "{} again: limits settle just under what the link carries",
+                worst.text
+            ),
+        )
+    }
+
+    fn steady(&mut self, worst: &Finding) -> Verdict {
+        let seen = self.seen;
+        let Some(usage) = &seen.usage else {
+            return self.steady_blind(worst);
+        };
+        if self.is_mixed(usage.start_ms, usage.end_ms) {
+            return hold(format!(
+                "{}; what best-effort sends since the last change is not known yet",
+                worst.text
+            ));
+        }
+        let total = usage.total_bps;
+        let budget = self.memory.capacity.map(|capacity| {
+            let settled = capacity.low_bps * self.parameters.settle;
+            self.memory
+                .held_bps
+                .map_or(settled, |held| held.max(settled))
+        });
+        if let Some(guarded) = self.guard(worst, usage, budget) {
+            return guarded;
+        }
+        if !are_used(self.state, usage, USED) {
+            self.memory.streak.room = 0;
+            return hold(format!("{}, and nobody uses the limits", worst.text));
+        }
+        self.memory.held_bps = Some(self.memory.held_bps.map_or(total, |held| held.max(total)));
+        if let Some(capacity) = &mut self.memory.capacity {
+            capacity.low_bps = capacity.low_bps.max(total);
+            capacity.high_bps = capacity.high_bps.max(total);
+        }
+        if !self.may_raise() {
+            return hold(format!(
+                "{}, but not every critical workload was heard of since the last change",
+                worst.text
+            ));
+        }
+        self.probe(worst, total, budget)
+    }
+
+    /// Limits that nobody uses go back to where all pods at once do no harm; so do limits that were raised while nobody looked.
+    fn guard(&mut self, worst: &Finding, usage: &Seen, budget: Option<f64>) -> Option<Verdict> {
+        let pods = usage.classes.iter().map(|(pods, _)| pods).sum::<f64>();
+        let grew = self.memory.pods.is_some_and(|before| pods > before);
+        self.memory.pods = Some(pods);
+        let raised = std::mem::take(&mut self.memory.raised_while_idle);
+        let budget = budget?;
+        let is_unused = usage.total_bps < 0.1 * budget;
+        let unused = if is_unused {
+            self.memory.count(|streak| &mut streak.unused)
+        } else {
+            self.memory.streak.unused = 0;
+            0
+        };
+        let because = if grew {
+            "there are more pods"
+        } else if raised {
+            "critical traffic is back"
+        } else if unused >= FIRM {
+            "nobody uses the limits"
+        } else {
+            return None;
+        };
+        let level = level_for(self.policy, usage, GUARDED * budget)?;
+        if unused >= FIRM {
+            self.memory.test_after_ms = self
+                .memory
+                .test_after_ms
+                .max(self.now_ms.saturating_add(self.patience_ms() / 2));
+        }
+        if allowed(self.state, usage) <= 1.001 * GUARDED * budget {
+            return None;
+        }
+        let why = format!(
+            "{}, and {because}: limits go to what was safe for all pods at once",
+            worst.text
+        );
+        Some(self.change(Action::Guard, why, |policy, state| {
+            lower_to(policy, state, level)
+        }))
+    }
+
+    fn probe(&mut self, worst: &Finding, total: f64, budget: Option<f64>) -> Verdict {
+        let (Some(budget), Some(capacity)) = (budget, self.memory.capacity) else {
+            return self.raise(
+                1.25,
+                format!("{}, and no limit is known to hurt", worst.text),
+            );
+        };
+        if total < 0.95 * budget {
+            let room = self.memory.count(|streak| &mut streak.room);
+            if room < 2 {
+                return hold(format!("{}, and there seems to be room", worst.text));
+            }
+            let why = format!(
+                "{}, and the link is known to carry {} of best-effort",
+                worst.text,
+                mbit(budget)
+            );
+            return self.raise((budget / total).min(3.0), why);
+        }
+        self.memory.streak.room = 0;
+        let gap = 0.985 * capacity.high_bps / total - 1.0;
+        if gap > LEAST_STEP {
+            if gap < 0.1 && !worst.quiet {
+                return hold(format!("{}, and signals have begun to rise", worst.text));
+            }
+            if gap < 0.03 && !self.interval_passed() {
+                return hold(format!("{}, and limits are near what hurt", worst.text));
+            }
+            let why = format!("{}, {} % below what hurt", worst.text, number(gap * 100.0));
+            // The middle when near, less when far, where what hurt is a guess.
+            let step = if gap < 0.03 { gap / 2.0 } else { gap / 3.0 };
+            let step = if worst.quiet { step } else { step.min(0.01) };
+            return self.raise(
+                1.0 + step.clamp(LEAST_STEP, if gap > 0.25 { 0.08 } else { 0.04 }),
+                why,
+            );
+        }
+        if !worst.quiet {
+            return hold(format!("{}, and signals have begun to rise", worst.text));
+        }
+        let left_ms = self.memory.test_after_ms.saturating_sub(self.now_ms);
+        if left_ms > 0 {
+            return hold(format!(
+                "{}, and limits are just under what hurt: to be tried again in {}",
+                worst.text,
+                seconds(left_ms.unsigned_abs())
+            ));
+        }
+        if !self.memory.testing {
+            self.memory.test_step = LEAST_STEP;
+        }
+        let step = self.memory.test_step.clamp(LEAST_STEP, 0.25);
+        // Above the old mark and calm: the network has changed, and the old mark means little.
+        if self
+            .memory
+            .held_bps
+            .is_some_and(|held| held >= self.memory.mark_bps * 1.003)
+        {
+            self.memory.test_step = (step * 2.0).min(0.25);
+        }
+        let verdict = self.raise(
+            1.0 + step,
+            format!(
+                "{}, and what is above the limit that hurt is tried again",
+                worst.text
+            ),
+        );
+        self.memory.testing = true;
+        verdict
+    }
+
+    fn steady_blind(&mut self, worst: &Finding) -> Verdict {
+        if !self.may_raise() || self.now_ms < self.memory.test_after_ms {
+            return hold(format!(
+                "{}; what best-effort sends is not known",
+                worst.text
+            ));
+        }
+        if !self.memory.testing {
+            self.memory.test_step = LEAST_STEP;
+        }
+        let step = self.memory.test_step.clamp(0.03, 0.25);
+        self.memory.test_step = (step * 1.5).min(0.25);
+        let verdict = self.raise(
+            1.0 + step,
+            format!(
+                "{}; what best-effort sends is not known, so limits are tried out",
+                worst.text
+            ),
+        );
+        self.memory.testing = true;
+        verdict
+    }
+
+    fn learn_floor(&mut self, workload: usize, signals: &Signals) {
+        // Up only while best-effort is low: a floor learned under load creeps up until it hides the queue.
+        let is_low = match (&self.seen.usage, self.memory.capacity) {
+            (Some(usage), Some(capacity)) => usage.total_bps < 0.5 * capacity.low_bps,
+            _ => false,
+        };
+        let Some(floor) = self.memory.floors.get_mut(workload) else {
+            return;
+        };
+        floor.learn(signals, is_low);
+    }
+}
