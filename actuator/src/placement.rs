@@ -15,6 +15,11 @@ use crate::policies::Scope;
 /// The placement of every policy that is not off; `written_ms` is left at 0.
 pub type Placements = BTreeMap<Token, Placement>;
 
+/// Bytes of JSON that a placement's pods may take, and its critical nodes: with room to spare below the megabyte that NATS takes.
+const ROOM: (usize, usize) = (600 * 1024, 64 * 1024);
+/// What a pod takes in JSON beside its names.
+const POD_OVERHEAD: usize = r#"{"namespace":"","name":"","node":""},"#.len();
+
 /// Computes every policy's placement.
 pub fn compute(world: &World<'_>, pods: &BTreeMap<Key, Pod>) -> Placements {
     world
@@ -23,10 +28,11 @@ pub fn compute(world: &World<'_>, pods: &BTreeMap<Key, Pod>) -> Placements {
         .filter(|(_, entry)| entry.spec.mode != Mode::Off)
         .map(|(token, entry)| {
             let classes = &entry.spec.best_effort;
+            let mut room = ROOM.0;
             let placement = Placement {
                 classes: classes
                     .iter()
-                    .map(|class| of_class(world, entry, class, pods))
+                    .map(|class| of_class(world, entry, class, pods, &mut room))
                     .collect(),
                 critical_nodes: critical_nodes(entry, pods),
                 written_ms: 0,
@@ -58,6 +64,7 @@ fn of_class(
     entry: &Entry,
     class: &BestEffort,
     pods: &BTreeMap<Key, Pod>,
+    room: &mut usize,
 ) -> ClassPlacement {
     let mut placement = ClassPlacement {
         class: class.class.clone(),
@@ -77,19 +84,23 @@ fn of_class(
             let lowest = placement.found_bps.map_or(bps, |found: f64| found.min(bps));
             placement.found_bps = Some(lowest);
         }
-        if placement.pods.len() == MOST_PODS {
+        let node = pod.node.as_deref().unwrap_or_default();
+        let size = POD_OVERHEAD + pod.key.namespace.len() + pod.key.name.len() + node.len();
+        if placement.truncated || placement.pods.len() == MOST_PODS || size > *room {
             placement.truncated = true;
             continue;
         }
+        *room -= size;
         placement.pods.push(PodPlacement {
             namespace: pod.key.namespace.to_string(),
             name: pod.key.name.to_string(),
-            node: pod.node.as_deref().unwrap_or_default().to_owned(),
+            node: node.to_owned(),
         });
     }
     placement
 }
 
+/// As many as there is room for.
 fn critical_nodes(entry: &Entry, pods: &BTreeMap<Key, Pod>) -> Vec<String> {
     let mut nodes = BTreeSet::new();
     for critical in &entry.spec.critical {
@@ -99,5 +110,10 @@ fn critical_nodes(entry: &Entry, pods: &BTreeMap<Key, Pod>) -> Vec<String> {
             within(pods, namespace).filter(|pod| pod.workloads.iter().any(|w| **w == *name));
         nodes.extend(of_workload.filter_map(|pod| pod.node.as_deref().map(str::to_owned)));
     }
-    nodes.into_iter().collect()
+    let mut room = ROOM.1;
+    let fits = |node: &String| {
+        room = room.saturating_sub(node.len() + r#""","#.len());
+        room > 0
+    };
+    nodes.into_iter().take_while(fits).collect()
 }

@@ -56,8 +56,20 @@ pub async fn keep(
             continue;
         }
         let due = due(wanted.borrow_and_update().as_ref(), &stored, &prefix);
-        failed = false;
+        let failed_before = std::mem::take(&mut failed);
         for (key, placement) in due {
+            if !bus.is_connected() || !leadership.is_leader() || stop.is_cancelled() {
+                failed = true;
+                break;
+            }
+            if placement.as_ref().is_some_and(is_truncated)
+                && !stored.get(&key).is_some_and(is_truncated)
+            {
+                tracing::warn!(
+                    key,
+                    "a policy governs more pods than its placement can list: the usage of its classes is unknown"
+                );
+            }
             let written = match &placement {
                 Some(placement) => {
                     let timed = Placement {
@@ -76,14 +88,20 @@ pub async fn keep(
                     Some(placement) => drop(stored.insert(key, placement)),
                     None => drop(stored.remove(&key)),
                 },
+                // one policy's trouble is no reason to leave the others without
                 Err(error) => {
-                    tracing::debug!(%error, key, "placement is not written yet");
+                    if !failed_before && !failed {
+                        tracing::warn!(%error, key, "placement is not written yet, trying again");
+                    }
                     failed = true;
-                    break;
                 }
             }
         }
     }
+}
+
+fn is_truncated(placement: &Placement) -> bool {
+    placement.classes.iter().any(|class| class.truncated)
 }
 
 fn without_time(placement: Placement) -> Placement {

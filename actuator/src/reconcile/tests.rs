@@ -706,6 +706,32 @@ fn placement_lists_the_pods_that_may_be_limited_and_the_lowest_value_found() {
     );
 }
 
+#[test]
+fn the_placement_of_many_pods_with_long_names_fits_into_a_message_and_says_what_is_missing() {
+    let mut bench = Bench::new(Api::new(), Some(json!({"mode": "Observe"})));
+    for n in 0..4000 {
+        let name = format!("{n}-{}", "x".repeat(240));
+        let node = format!("node-{n}-{}", "y".repeat(200));
+        let pod = crate::pods::tests::pod(
+            json!({"metadata": {"namespace": "factory", "name": name, "uid": "u", "resourceVersion": "1",
+            "labels": {"priority": "best-effort"}}, "spec": {"nodeName": node}}),
+        );
+        bench.reconciler.pod(pod, Source::Watch, bench.now);
+        let critical = crate::pods::tests::pod(
+            json!({"metadata": {"namespace": "factory", "name": format!("c{n}"), "uid": "u",
+            "resourceVersion": "1", "labels": {"app": "robot-factory"}}, "spec": {"nodeName": node}}),
+        );
+        bench.reconciler.pod(critical, Source::Watch, bench.now);
+    }
+    bench.now += PLACEMENT_DEBOUNCE;
+    let placements = bench.reconciler.take_placements(bench.now).unwrap();
+    let placement = &placements[&token("factory_p")];
+    let size = serde_json::to_vec(placement).unwrap().len();
+    assert!(size < 768 * 1024, "{size}");
+    assert!(placement.classes[0].truncated);
+    assert!(placement.classes[0].pods.len() > 100);
+}
+
 /// What happens to the reconciler.
 #[derive(Debug, Clone)]
 enum Happening {
