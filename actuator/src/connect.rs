@@ -7,6 +7,9 @@ use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use laneguard_runtime::ConfigError;
 
+/// A connection on which nothing is heard this long is given up: longer than a watch request lasts.
+const SILENCE: Duration = Duration::from_secs(75);
+
 /// A client by kubeconfig, else by the pod's service account, else by `~/.kube/config`. Does not connect yet.
 ///
 /// # Errors
@@ -25,10 +28,17 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ConfigError> {
             }
         },
     };
-    // every write asks for leadership anew, so nothing may be repeated behind our back
+    bound(&mut config);
+    Client::try_from(config).map_err(|e| bad(e.to_string()))
+}
+
+/// No request waits for ever, and none is repeated behind our back: every write asks for leadership anew.
+fn bound(config: &mut Config) {
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));
-    Client::try_from(config).map_err(|e| bad(e.to_string()))
+    // a list on a connection that died silently would be waited for without end; a quiet watch ends by itself before this
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
 }
 
 async fn from_files(paths: &Path) -> Result<Config, String> {
@@ -62,4 +72,32 @@ pub fn identity() -> String {
     let host = if host.is_empty() { "unknown" } else { host };
     let start = laneguard_runtime::clock::since_epoch().as_nanos();
     format!("{host}_{}_{start:x}", std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_api_server_that_accepts_and_never_answers_ends_a_request() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let mut config = Config::new(url.parse().unwrap());
+        bound(&mut config);
+        let patience = config
+            .read_timeout
+            .expect("a silent connection is given up");
+        let watch = Duration::from_secs(crate::watch::WATCH_SECONDS.into());
+        assert!(
+            patience > watch,
+            "a watch on which nothing happens must not be cut off"
+        );
+        // the same client, less patient
+        config.read_timeout = Some(Duration::from_millis(50));
+        let client = Client::try_from(config).unwrap();
+        let pods: kube::Api<k8s_openapi::api::core::v1::Pod> = kube::Api::all(client);
+        let all = Default::default();
+        let listed = tokio::time::timeout(Duration::from_secs(20), pods.list(&all));
+        listed.await.expect("the request ends").unwrap_err();
+    }
 }

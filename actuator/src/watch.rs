@@ -21,7 +21,7 @@ use crate::metrics::{Metrics, ResourceLabel};
 use crate::pods::{Key, Object, Pod};
 
 /// How long one watch request lasts; a connection that died silently is noticed 5 s later.
-const WATCH_SECONDS: u32 = 60;
+pub(crate) const WATCH_SECONDS: u32 = 60;
 /// Objects in a page of a list.
 const PAGE: u32 = 500;
 
