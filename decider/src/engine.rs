@@ -31,8 +31,10 @@ pub use takeover::{Found, Seen, Wanted};
 pub const ROUND: Duration = Duration::from_millis(500);
 /// An unchanged decision is published at most this often.
 pub const REPEAT: Duration = Duration::from_secs(10);
-/// A window that ended longer than this before it was observed says nothing about now, in milliseconds.
-const LONGEST_LAG_MS: i64 = 60_000;
+/// A window that ended longer than this before it was observed, and a sample stored longer ago, say nothing about now.
+const LONGEST_LAG: Duration = Duration::from_secs(60);
+/// So many samples in a row below the last sequence are not late: whoever counts began again from lower.
+const BELIEVED: u8 = 3;
 
 /// Which policy this is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +67,8 @@ pub struct Engine {
     repeats: u64,
     /// What this owner has published of each command in force.
     sent: BTreeMap<String, Sent>,
+    /// Samples in a row of each workload that were below the last sequence.
+    older: BTreeMap<String, Older>,
     /// A term to go above, seen by the actuator; 0: none was.
     above: u64,
 }
@@ -74,6 +78,37 @@ struct Heard {
     message: v1::Sample,
     sample: Sample,
     at: Instant,
+    /// Whether it can carry a command while it is new.
+    usable: bool,
+}
+
+impl Heard {
+    /// Says in our clock when it was observed, which is when it was stored: the collector's and Prometheus' clocks may be others.
+    fn date(&mut self, now: Instant, now_ms: i64) {
+        let age_ms = now.saturating_duration_since(self.at).as_millis();
+        let at_ms = now_ms.saturating_sub(i64::try_from(age_ms).unwrap_or(i64::MAX));
+        self.message.observed_at = Some(timestamp_from_ms(at_ms));
+        self.sample.observed_at_ms = at_ms;
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Older {
+    in_a_row: u8,
+    stream_sequence: u64,
+}
+
+/// What becomes of a sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hearing {
+    /// It will be evaluated.
+    Taken,
+    /// It is known, or nobody asked for it.
+    Ignored,
+    /// Its sequence is below one that was used. It is not evaluated.
+    Older,
+    /// So is that of several in a row before it, so the sequence that was used was wrong, or is gone with its stream. It will be evaluated.
+    Restarted,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -159,39 +194,80 @@ impl Engine {
         }
     }
 
-    /// Takes a sample that was stored `at`; repeated and older ones, and those of workloads that the policy does not name, are ignored.
-    pub fn hear(&mut self, message: &v1::Sample, at: Instant, now: Instant) {
-        let Some(policy) = &self.plan.law else { return };
-        if self.plan.mode == Mode::Off
-            || !policy
-                .critical
-                .iter()
-                .any(|c| c.workload == message.workload)
-        {
-            return;
+    /// Takes a sample that was stored `at` with `stream_sequence`; known and older ones, and those of workloads that the policy does not name,
+    /// are left out.
+    pub fn hear(
+        &mut self,
+        message: &v1::Sample,
+        stream_sequence: u64,
+        at: Instant,
+        now: Instant,
+    ) -> Hearing {
+        let named = |policy: &Policy| {
+            let mut critical = policy.critical.iter();
+            critical.any(|c| c.workload == message.workload)
+        };
+        if self.plan.mode == Mode::Off || !self.plan.law.as_ref().is_some_and(named) {
+            return Hearing::Ignored;
         }
-        let last_used = self
-            .memory
-            .law
-            .workload(&message.workload)
-            .and_then(|workload| workload.last_sequence);
-        let last_evaluated = self.standing.get(&message.workload).map(|s| s.sequence);
-        let last_heard = self
-            .round
-            .get(&message.workload)
-            .map(|heard| heard.sample.sequence);
-        if last_used.max(last_evaluated).max(last_heard) >= Some(message.sequence) {
-            return;
+        let mut hearing = Hearing::Taken;
+        match self.last_sequence(&message.workload) {
+            Some(last) if message.sequence == last => return Hearing::Ignored,
+            Some(last) if message.sequence < last => {
+                match self.count_older(&message.workload, stream_sequence) {
+                    None => return Hearing::Ignored,
+                    Some(in_a_row) if in_a_row < BELIEVED => return Hearing::Older,
+                    Some(_) => {}
+                }
+                self.forget_sequence(&message.workload);
+                hearing = Hearing::Restarted;
+            }
+            _ => {}
         }
+        self.older.remove(&message.workload);
         self.round_began.get_or_insert(now);
+        let sample = wire::sample(message);
         self.round.insert(
             message.workload.clone(),
             Heard {
-                sample: wire::sample(message),
+                usable: is_usable(&sample),
+                sample,
                 message: message.clone(),
                 at,
             },
         );
+        hearing
+    }
+
+    /// The sequence of the newest sample of a workload, evaluated or not.
+    fn last_sequence(&self, workload: &str) -> Option<u64> {
+        let used = self.memory.law.workload(workload);
+        let used = used.and_then(|known| known.last_sequence);
+        let evaluated = self.standing.get(workload).map(|s| s.sequence);
+        let heard = self.round.get(workload).map(|h| h.sample.sequence);
+        used.max(evaluated).max(heard)
+    }
+
+    /// Counts an older sample; `None`: it is counted already.
+    fn count_older(&mut self, workload: &str, stream_sequence: u64) -> Option<u8> {
+        let older = self.older.entry(workload.to_owned()).or_insert(Older {
+            in_a_row: 0,
+            stream_sequence: 0,
+        });
+        (older.stream_sequence != stream_sequence).then(|| {
+            older.stream_sequence = stream_sequence;
+            older.in_a_row = older.in_a_row.saturating_add(1);
+            older.in_a_row
+        })
+    }
+
+    fn forget_sequence(&mut self, workload: &str) {
+        self.standing.remove(workload);
+        self.round.remove(workload);
+        let mut known = self.memory.law.workloads.iter_mut();
+        if let Some(known) = known.find(|known| known.workload == workload) {
+            known.last_sequence = None;
+        }
     }
 
     /// When [`Engine::step`] is to be called although nothing new comes in. `None`: it need not.
@@ -222,7 +298,10 @@ impl Engine {
         }
         let stirred = std::mem::take(&mut self.stirred);
         self.round_began = None;
-        let round = std::mem::take(&mut self.round);
+        let mut round = std::mem::take(&mut self.round);
+        for heard in round.values_mut() {
+            heard.date(now, now_ms);
+        }
         let plan = Arc::clone(&self.plan);
         let Some(policy) = &plan.law else {
             return Step::Quiet;
@@ -233,7 +312,7 @@ impl Engine {
 
         let (inputs, enforced) = self.inputs(policy, &round, now_ms);
         let evaluation = inputs.decide();
-        self.note_usable(policy, &round, &inputs, &evaluation, now_ms);
+        self.note_usable(policy, &round, &inputs, &evaluation, now);
 
         let mut memory = Memory {
             uid: plan.uid.clone(),
@@ -428,10 +507,11 @@ impl Engine {
         round: &BTreeMap<String, Heard>,
         inputs: &Inputs,
         evaluation: &Evaluation,
-        now_ms: i64,
+        now: Instant,
     ) {
-        self.standing
-            .retain(|name, _| policy.critical.iter().any(|c| c.workload == *name));
+        let named = |name: &str| policy.critical.iter().any(|c| c.workload == name);
+        self.standing.retain(|name, _| named(name));
+        self.older.retain(|name, _| named(name));
         for (name, heard) in round {
             // the law took it in, unless it was not asked
             let counted = inputs.gate.is_some()
@@ -439,7 +519,8 @@ impl Engine {
                     .state
                     .workload(name)
                     .is_some_and(|workload| workload.evidence.is_some());
-            let usable = counted && is_usable(&heard.sample, now_ms);
+            let is_new = now.saturating_duration_since(heard.at) <= LONGEST_LAG;
+            let usable = counted && heard.usable && is_new;
             let standing = Standing {
                 sequence: heard.sample.sequence,
                 usable: usable.then_some(heard.at),
@@ -578,13 +659,13 @@ pub(crate) fn order(command: &v1::Command) -> (u64, u64) {
     (command.term, command.sequence)
 }
 
-/// Whether a sample says anything about now, by itself.
-fn is_usable(sample: &Sample, now_ms: i64) -> bool {
+/// Whether a sample, as the collector wrote it, said something about when it was written. Both of its times are by one clock.
+fn is_usable(sample: &Sample) -> bool {
     (sample.quality.is_measured() || sample.quality == Quality::Idle)
         && sample.is_well_formed()
         && sample.window_end_ms > 0
-        && sample.observed_at_ms.saturating_sub(sample.window_end_ms) <= LONGEST_LAG_MS
-        && now_ms.saturating_sub(sample.observed_at_ms) <= LONGEST_LAG_MS
+        && sample.observed_at_ms.saturating_sub(sample.window_end_ms)
+            <= LONGEST_LAG.as_millis() as i64
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::contest::{self, Answer, Verdict};
-use crate::engine::{Engine, Found, Name, Step, Wanted};
+use crate::engine::{Engine, Found, Hearing, Name, Step, Wanted};
 use crate::inbox::Inbox;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -284,7 +284,9 @@ impl Keeper {
             let now = Instant::now();
             for received in waiting.samples.values() {
                 let stored_at = received.received.checked_sub(received.age).unwrap_or(now);
-                engine.hear(&received.message, stored_at, now);
+                let sequence = received.stream_sequence;
+                let hearing = engine.hear(&received.message, sequence, stored_at, now);
+                self.note_older(hearing, &received.message);
             }
             let cause = waiting
                 .samples
@@ -328,6 +330,30 @@ impl Keeper {
                 changed = owned.changed() => if changed.is_err() { return End::Dismissed },
                 () = shutdown.cancelled() => return End::Dismissed,
             }
+        }
+    }
+
+    /// Samples that are not evaluated because newer ones were, or were said to be, are seen by an operator.
+    fn note_older(&self, hearing: Hearing, sample: &v1::Sample) {
+        let (policy, workload) = (self.name.policy.as_str(), sample.workload.as_str());
+        let sequence = sample.sequence;
+        match hearing {
+            Hearing::Taken | Hearing::Ignored => {}
+            Hearing::Older => {
+                self.shared.metrics.older.inc();
+                tracing::warn!(
+                    policy,
+                    workload,
+                    sequence,
+                    "sample ignored, its sequence is below one that was used"
+                );
+            }
+            Hearing::Restarted => tracing::warn!(
+                policy,
+                workload,
+                sequence,
+                "samples are counted from lower now, going on with them"
+            ),
         }
     }
 

@@ -46,6 +46,8 @@ pub(crate) struct Metrics {
     pub(crate) lost: Counter,
     /// Values in the buckets that could not be acted on.
     pub(crate) refused: Counter,
+    /// Samples left out because their sequence is below one that was used.
+    pub(crate) older: Counter,
     /// Duration of an evaluation.
     pub(crate) evaluation_seconds: Histogram,
     /// From receipt of a sample to its decision being stored.
@@ -66,6 +68,7 @@ impl Default for Metrics {
             takeovers: Counter::default(),
             lost: Counter::default(),
             refused: Counter::default(),
+            older: Counter::default(),
             evaluation_seconds: Histogram::new([
                 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 1e-2,
             ]),
@@ -139,6 +142,11 @@ impl Metrics {
             "refused_values",
             "Policies, placements and overrides in the buckets that could not be acted on",
             self.refused.clone(),
+        );
+        registry.register(
+            "older_samples",
+            "Samples not evaluated because their sequence is below one that was used",
+            self.older.clone(),
         );
         registry.register(
             "evaluation_seconds",

@@ -121,6 +121,7 @@ impl Engine {
             said_at: memory.said.as_ref().map(|_| now),
             repeats: 0,
             sent: BTreeMap::new(),
+            older: BTreeMap::new(),
             above: 0,
             memory,
         };

@@ -42,6 +42,7 @@ struct Bench {
     begin: Instant,
     at: Duration,
     sequence: u64,
+    stream_sequence: u64,
     decisions: Vec<v1::Decision>,
     commands: Vec<v1::Command>,
 }
@@ -68,6 +69,7 @@ impl Bench {
             begin,
             at: Duration::ZERO,
             sequence: 0,
+            stream_sequence: 0,
             decisions: Vec::new(),
             commands: Vec::new(),
         }
@@ -114,8 +116,14 @@ impl Bench {
 
     fn hear(&mut self, workload: &str, p95: f64, jitter: f64, quality: v1::sample::Quality) {
         let message = self.message(workload, p95, jitter, quality);
+        self.hear_message(&message);
+    }
+
+    /// A message that is stored now.
+    fn hear_message(&mut self, message: &v1::Sample) -> Hearing {
+        self.stream_sequence += 1;
         let now = self.now();
-        self.engine.hear(&message, now, now);
+        self.engine.hear(message, self.stream_sequence, now, now)
     }
 
     /// Steps, commits and publishes.
@@ -316,15 +324,14 @@ fn a_sample_that_was_stored_long_ago_or_whose_window_is_old_renews_nothing() {
     let message = bench.message("ns_robot", 4.0, 1.0, v1::sample::Quality::Good);
     bench.pass(16.0);
     let (stored, now) = (bench.begin, bench.now());
-    bench.engine.hear(&message, stored, now);
+    bench.engine.hear(&message, 1, stored, now);
     bench.settle();
     assert_eq!(bench.commands, [], "stored 16 s before it was replayed");
 
     let mut message = bench.message("ns_robot", 4.0, 1.0, v1::sample::Quality::Good);
     message.window_end = Some(timestamp_from_ms(bench.now_ms() - 61_000));
     message.window_start = None;
-    let now = bench.now();
-    bench.engine.hear(&message, now, now);
+    bench.hear_message(&message);
     bench.settle();
     assert_eq!(bench.commands, [], "its window ended 61 s before");
     bench.healthy();
@@ -368,13 +375,11 @@ fn a_repeated_or_older_sample_is_not_evaluated_again() {
     let mut bench = Bench::new(plan_of("u", 1, spec("Enforce")));
     let first = bench.message("ns_robot", 40.0, 20.0, v1::sample::Quality::Good);
     let second = bench.message("ns_robot", 40.0, 20.0, v1::sample::Quality::Good);
-    let now = bench.now();
-    bench.engine.hear(&second, now, now);
+    bench.hear_message(&second);
     bench.settle();
-    for repeated in [&first, &second] {
-        bench.engine.hear(repeated, now, now);
-        assert_eq!(bench.engine.deadline(now), None);
-    }
+    assert_eq!(bench.hear_message(&second), Hearing::Ignored);
+    assert_eq!(bench.hear_message(&first), Hearing::Older);
+    assert_eq!(bench.engine.deadline(bench.now()), None);
 }
 
 fn two_workloads() -> serde_json::Value {
@@ -684,12 +689,10 @@ fn a_takeover_raises_the_term_and_keeps_limit_and_sequence() {
 fn a_takeover_does_not_evaluate_the_same_samples_again() {
     let mut bench = Bench::new(plan_of("u", 1, spec("Enforce")));
     let message = bench.message("ns_robot", 40.0, 20.0, v1::sample::Quality::Good);
-    let now = bench.now();
-    bench.engine.hear(&message, now, now);
+    bench.hear_message(&message);
     bench.settle();
     let mut next = Bench::with(plan_of("u", 1, spec("Enforce")), None, found_after(&bench));
-    let now = next.now();
-    next.engine.hear(&message, now, now);
+    next.hear_message(&message);
     next.settle();
     assert_eq!(next.decisions, []);
 }
@@ -910,4 +913,65 @@ fn going_on_from_an_earlier_commit_does_not_count_renewals_from_the_start() {
         bench.congested();
     }
     assert_eq!(bench.last_command().renewal, renewed + 1);
+}
+
+#[test]
+fn a_collector_that_counts_from_lower_is_believed_after_three_samples() {
+    let mut bench = Bench::new(plan_of("u", 1, spec("Enforce")));
+    bench.sequence = 1 << 50;
+    bench.congested();
+    bench.sequence = 100;
+    for expected in [Hearing::Older, Hearing::Older, Hearing::Restarted] {
+        bench.pass(1.0);
+        let message = bench.message("ns_robot", 40.0, 20.0, v1::sample::Quality::Good);
+        assert_eq!(bench.hear_message(&message), expected);
+        let (now, stored) = (bench.now(), bench.stream_sequence);
+        let again = bench.engine.hear(&message, stored, now, now);
+        assert_eq!(again, Hearing::Ignored, "a replay counts once");
+    }
+    bench.settle();
+    assert_eq!(bench.last_decision().samples[0].sequence, 103);
+    bench.congested();
+    assert_eq!(bench.last_decision().samples[0].sequence, 104);
+}
+
+#[test]
+fn a_late_sample_among_newer_ones_starts_nothing_anew() {
+    let mut bench = Bench::new(plan_of("u", 1, spec("Enforce")));
+    let late = bench.message("ns_robot", 40.0, 20.0, v1::sample::Quality::Good);
+    for _ in 0..5 {
+        bench.congested();
+        assert_eq!(bench.hear_message(&late), Hearing::Older);
+    }
+}
+
+#[test]
+fn age_is_told_by_the_stream_and_not_by_the_collectors_clock() {
+    for off_ms in [-3_600_000, 3_600_000] {
+        let mut bench = Bench::new(plan_of("u", 1, spec("Enforce")));
+        let shifted = |bench: &mut Bench| {
+            let mut message = bench.message("ns_robot", 40.0, 20.0, v1::sample::Quality::Good);
+            let at = Some(timestamp_from_ms(bench.now_ms() + off_ms));
+            message.window_start = at;
+            message.window_end = at;
+            message.observed_at = at;
+            message
+        };
+        let old = shifted(&mut bench);
+        let stored = bench.now();
+        bench.pass(61.0);
+        bench.engine.hear(&old, 1, stored, bench.now());
+        bench.settle();
+        assert_eq!(bench.last_decision().action, "HOLD", "{off_ms}");
+        bench.pass(1.0);
+        let new = shifted(&mut bench);
+        bench.hear_message(&new);
+        bench.settle();
+        assert_eq!(
+            bench.last_decision().action,
+            "CONGESTION_THROTTLE",
+            "{off_ms}"
+        );
+        assert_eq!(bench.commands.len(), 1);
+    }
 }
