@@ -15,7 +15,7 @@ CLUSTER = os.environ.get("CLUSTER", "default")
 JSON, PROTOBUF = "application/json", "application/protobuf"
 ENCODING = JSON if os.environ.get("MESSAGE_ENCODING") == "json" else PROTOBUF
 KINDS = {"decision": v1.Decision, "command": v1.Command, "outcome": v1.Outcome}
-UNREADABLE = (DecodeError, json_format.ParseError)
+YEAR_MS = 366 * 24 * 3600 * 1000
 WRONG_LAST_SEQUENCE = 10071  # JetStream's error code
 
 
@@ -23,11 +23,24 @@ class Lost(Exception):
     """Somebody else decides for the policy."""
 
 
+class Implausible(Exception):
+    """A number that nothing could come after."""
+
+
+UNREADABLE = (DecodeError, json_format.ParseError, Implausible)
+
+
 def decode(kind, data, headers):
     """A message in either encoding; without a content type it is protobuf."""
     if (headers or {}).get("Content-Type", PROTOBUF).startswith(JSON):
-        return json_format.Parse(data, kind(), ignore_unknown_fields=True)
-    return kind.FromString(data)
+        message = json_format.Parse(data, kind(), ignore_unknown_fields=True)
+    else:
+        message = kind.FromString(data)
+    # terms and sequences begin at the Unix time in milliseconds: whoever wrote one far ahead would own the policy for ever
+    numbers = [getattr(message, field, 0) for field in ("term", "sequence", "highest_term")]
+    if max(numbers) > time.time() * 1000 + YEAR_MS:
+        raise Implausible(f"term or sequence {max(numbers)}")
+    return message
 
 
 def number(message):
@@ -79,8 +92,6 @@ class Bus:
                 if error.err_code != WRONG_LAST_SEQUENCE:
                     raise
             found, last[kind, end] = await self.last(kind, end)
-            if found == message:
-                return  # only the answer was lost
             if number(found) >= number(message):
                 raise Lost(f"a {kind} with term {found.term} is there")
             # the stream was wiped, or holds something older: publish over it

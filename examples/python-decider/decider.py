@@ -113,14 +113,14 @@ class Decider:
             log.warning("%s: the policy cannot be read: %r", name, error)
             policy = None
         counts = self.waiting[name]
-        if policy and policy.is_ours and not policy.targets.keys() <= counts.keys() and max(counts.values()) < 2:
+        if policy and not policy.targets.keys() <= counts.keys() and max(counts.values()) < 2:
             return
         del self.waiting[name]
-        override = await self.bus.read("laneguard-overrides", f"{CLUSTER}.{name}") or {}
-        if not policy or not policy.is_ours or override.get("action") == "release":
+        is_ours = policy is not None and policy.is_ours
+        override = await self.bus.read("laneguard-overrides", f"{CLUSTER}.{name}") if is_ours else None
+        override = override or {}
+        if not is_ours or override.get("action") == "release":
             self.reigns.pop(name, None)  # the pods are given back by the actuator: later we begin with what is found
-            if not policy:
-                self.newest.pop(name, None)
         elif not await self.stands_by(name, policy):
             await self.decide(name, await self.reign(name, policy), self.newest[name], override)
 

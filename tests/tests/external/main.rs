@@ -1,6 +1,7 @@
 //! The decider of `examples/python-decider` with the real services: somebody else's law drives the pipeline, and nothing it does or
 //! fails to do gets out of hand.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use laneguard_lab::process::{self, Process};
 use laneguard_lab::tools;
 use laneguard_proto::duration::to_wire;
 use laneguard_proto::policy::Mode;
-use laneguard_proto::storage::STREAMS;
+use laneguard_proto::storage::{OVERRIDES, STREAMS};
 use laneguard_proto::subject;
 use laneguard_proto::v1::{Command, Decision, command::OnStale};
 use laneguard_runtime::bus::Publish;
@@ -106,17 +107,18 @@ fn spec() -> Value {
 
 /// Two pods that send 80 Mbit/s each and may send 200, and a policy for somebody else's law. Our own decider runs as well.
 async fn world() -> (World, String) {
-    let mut world = World::start(&Where::StandIn, &[]).await.unwrap();
+    let started = World::start(&Where::StandIn, &[]).await;
+    let mut world = started.expect("the servers start");
     let found = json!({"kubernetes.io/egress-bandwidth": "200M"});
     let made = world.kubernetes.deployment(BULK, 2, json!({}), found).await;
-    made.unwrap();
+    made.expect("the deployment is made");
     world.telemetry.set("robot", Condition::Healthy);
     for pod in world.kubernetes.pods(BULK).await {
         let namespace = &world.kubernetes.namespace;
         world.telemetry.sends(namespace, &pod.name, 80e6);
     }
     let token = world.apply("floor", spec()).await;
-    world.add_all().await.unwrap();
+    world.add_all().await.expect("the services start");
     (world, token)
 }
 
@@ -128,7 +130,17 @@ async fn command_above(world: &World, token: &str, term: u64) -> Command {
         async || world.command(token, BULK).await,
         |command| command.as_ref().is_some_and(|c| c.term > term),
     );
-    command.await.unwrap()
+    command.await.expect("it was waited for")
+}
+
+/// Waits for a decision that fits.
+async fn decided(world: &World, token: &str, fits: impl Fn(&Decision) -> bool) {
+    until(
+        "the decision",
+        async || world.decision(token).await,
+        |decision| decision.as_ref().is_some_and(&fits),
+    )
+    .await;
 }
 
 /// Publishes a command without regard for what is there.
@@ -145,7 +157,7 @@ async fn shout(world: &World, token: &str, term: u64) {
     };
     let subject = subject::command("default", token, BULK);
     let published = world.bus().publish(&subject, &command, Publish::default());
-    published.await.unwrap();
+    published.await.expect("NATS is there");
 }
 
 fn with_action(world: &World, action: &str) -> Vec<Decision> {
@@ -174,6 +186,14 @@ async fn a_decider_in_python_protects_and_gives_back_its_death_leads_to_on_stale
         assert!(limit.after_bps < limit.before_bps, "{cut:?}");
         assert!(cut.reason.contains("target"), "it says why: {}", cut.reason);
     }
+    // at most half of what a pod sends, which was less than its limit: so the samples say what it sends
+    let deep =
+        |cut: &Decision| cut.limits[0].after_bps < cut.limits[0].before_bps.map(|bps| 0.45 * bps);
+    let cuts = with_action(&world, "THROTTLE");
+    assert!(
+        cuts.iter().any(deep),
+        "it cuts from what is sent: {cuts:#?}"
+    );
 
     // commands are renewed, and what was cut is given back
     world.telemetry.set("robot", Condition::Healthy);
@@ -185,17 +205,21 @@ async fn a_decider_in_python_protects_and_gives_back_its_death_leads_to_on_stale
     let renewed = async || world.record.commands().iter().any(|c| c.renewal > 0);
     until("a renewal", renewed, |renewed| *renewed).await;
 
+    // blind: it lives, says so and lets its commands run out
+    world.telemetry.set("robot", Condition::Gone);
+    world.limited(BULK, Some("10M")).await;
+    decided(&world, &token, |d| d.reason.ends_with("not renewed.")).await;
+    world.telemetry.set("robot", Condition::Healthy);
+    world.limits_fit(what, BULK, above_the_floor).await;
+
     // nobody renews any more
     first.process.kill().await;
     world.limited(BULK, Some("10M")).await;
     let expired = async || {
-        world
-            .record
-            .outcomes()
-            .iter()
-            .any(|o| o.trigger == "EXPIRED")
+        let outcomes = world.record.outcomes().into_iter();
+        outcomes.filter(|o| o.trigger == "EXPIRED").count()
     };
-    until("the outcome of the expiry", expired, |expired| *expired).await;
+    until("both outcomes of expiry", expired, |expired| *expired >= 2).await;
     let dead = world.command(&token, BULK).await.unwrap();
 
     // the successor speaks JSON, begins where the pods are and raises them from there
@@ -266,8 +290,7 @@ async fn of_two_deciders_the_later_one_decides_and_the_other_takes_over_when_tha
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_decider_that_is_refused_goes_above_the_greatest_term_and_a_released_policy_is_left_alone()
- {
+async fn a_decider_that_is_refused_goes_above_the_greatest_term_and_obeys_operators() {
     let (mut world, token) = world().await;
     // somebody with a clock far ahead decided once, and the streams were lost since: only the actuator remembers
     let far = u64::try_from(unix_ms()).unwrap() + 3_600_000;
@@ -301,6 +324,33 @@ async fn a_decider_that_is_refused_goes_above_the_greatest_term_and_a_released_p
     world.limited(BULK, Some("200M")).await;
     world.lanectl(&["resume", &named]).await.output();
     world.limits_fit("a low limit", BULK, low).await;
+
+    // a server that lost everything is written to again
+    world.crash_nats(true).await.unwrap();
+    let command = command_above(&world, &token, 0).await;
+    assert!(command.limit_bps.is_some_and(|bps| bps <= 40e6));
+
+    // frozen: renewed, not changed
+    let overrides = world.bus().bucket(OVERRIDES);
+    let freeze = json!({"action": "freeze", "by": "a test"}).to_string();
+    let key = format!("default.{token}");
+    overrides.put(&key, freeze.into_bytes()).await.unwrap();
+    decided(&world, &token, |d| d.reason == "Frozen by a test.").await;
+    overrides.delete(&key).await.unwrap();
+
+    // in Observe it decides and commands nothing
+    let mut observed = spec();
+    observed["mode"] = json!("Observe");
+    world.apply("floor", observed).await;
+    world.limited(BULK, Some("200M")).await;
+    decided(&world, &token, |d| {
+        d.mode == "Observe" && d.action != "HOLD"
+    })
+    .await;
+    world.limited(BULK, Some("200M")).await;
+    let refused = world.record.outcomes().into_iter().filter(|o| o.refused);
+    let reasons: BTreeSet<String> = refused.map(|o| o.refused_reason).collect();
+    assert!(!reasons.contains("not_enforcing"), "{reasons:?}");
     world.all_run();
 }
 
