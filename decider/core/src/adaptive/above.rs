@@ -13,6 +13,8 @@ use super::{
 const CUT: (f64, f64) = (0.05, 0.5);
 /// Cuts that did not help are followed by deeper ones, so that few prove it: together to a twentieth.
 const DEEPER: [f64; 4] = [0.0, 0.4, 0.6, 0.75];
+/// Less than this share of what the link was seen to carry should not hurt.
+const WELL_KNOWN: f64 = 0.93;
 /// A pod that sends less than this share of its limit is held by something else.
 const HELD: f64 = 0.97;
 
@@ -27,6 +29,16 @@ enum Cut {
 
 impl Control<'_> {
     pub(super) fn violating(&mut self, worst: &Finding) -> Verdict {
+        let is_mixed = self.is_mixed(worst.start_ms, worst.end_ms);
+        if is_mixed && self.memory.change.is_some_and(|change| !change.up) {
+            if let Phase::Episode(episode) = &mut self.memory.phase {
+                episode.last_ms = worst.excess_ms;
+            }
+            return hold(format!(
+                "{}, but that window began before the last cut took effect",
+                worst.text
+            ));
+        }
         let in_a_row = self.memory.count(|streak| &mut streak.violating);
         self.memory.streak.calm = 0;
         self.memory.streak.room = 0;
@@ -42,13 +54,17 @@ impl Control<'_> {
                 worst.text
             ));
         }
-        let is_mixed = self.is_mixed(worst.start_ms, worst.end_ms);
-        if is_mixed && self.memory.change.is_some_and(|change| !change.up) {
-            if let Phase::Episode(episode) = &mut self.memory.phase {
-                episode.last_ms = worst.excess_ms;
+        // A full link slows most requests of a window, and the next window, too; what slows a few once is a stall of something else.
+        if worst.slow.0 < 0.5 && in_a_row < 2 && self.responsible_raise().is_none() {
+            if self.memory.phase == Phase::Steady {
+                self.memory.phase = Phase::Episode(Episode {
+                    excess_ms: worst.excess_ms,
+                    last_ms: worst.excess_ms,
+                    ..Self::onset(worst)
+                });
             }
             return hold(format!(
-                "{}, but that window began before the last cut took effect",
+                "{}, for a part of the window: the next one decides",
                 worst.text
             ));
         }
@@ -237,7 +253,7 @@ impl Control<'_> {
         // The limits themselves are too high.
         let (factor, settle, why) = if let Some(raise) = raise {
             self.test_failed();
-            self.learn_from_raise(total, raise);
+            self.learn_from_raise(worst, total, raise);
             let why = format!("{} after the last raise, which is undone", worst.text);
             // A queue that grew to D in a time t was filled at 1 + D / t times what the link carries. A full queue grows no more: of
             // a large raise no more than the middle is kept.
@@ -352,12 +368,30 @@ impl Control<'_> {
     }
 
     /// A raise hurt: what was sent before it holds, what was to be sent after it does not.
-    pub(super) fn learn_from_raise(&mut self, total: f64, raise: Change) {
+    ///
+    /// That is against what is known if the link was seen to carry more. If only a part of the window suffered, it may have been a
+    /// stall of something else: once is no proof.
+    pub(super) fn learn_from_raise(&mut self, worst: &Finding, total: f64, raise: Change) {
         let held = raise.total_bps.unwrap_or(total * raise.undo);
+        let hurt = held / raise.undo;
+        let is_known = self
+            .memory
+            .capacity
+            .is_some_and(|capacity| hurt < WELL_KNOWN * capacity.low_bps);
+        let again_ms = self.paced(self.parameters.patience_ms);
+        let is_again = self
+            .memory
+            .doubted_ms
+            .is_some_and(|at| (0..again_ms).contains(&self.now_ms.saturating_sub(at)));
+        if is_known && worst.slow.0 < 0.5 && !is_again {
+            self.memory.doubted_ms = Some(self.now_ms);
+            return;
+        }
+        self.memory.doubted_ms = None;
         self.memory.held_bps = Some(held);
         self.learn_capacity(Capacity {
             low_bps: held,
-            high_bps: held / raise.undo,
+            high_bps: hurt,
         });
     }
 

@@ -11,8 +11,10 @@ use super::{
 
 /// Until learned: the command's way to the kernel, milliseconds.
 pub(super) const USUAL_EFFECT_MS: i64 = 250;
-/// A raise is held responsible for what comes within this time, milliseconds.
-pub(super) const RESPONSIBLE_MS: i64 = 30_000;
+/// A raise is held responsible for what comes within this time, milliseconds, for windows of a second.
+const RESPONSIBLE_MS: u64 = 5_000;
+/// What pods send after a cut teaches the way to the kernel for so long, milliseconds.
+const TEACHING_MS: i64 = 30_000;
 /// The smallest step of a test, as a share of the limit.
 pub(super) const LEAST_STEP: f64 = 0.005;
 /// A pod that sends more than this share of its limit uses it.
@@ -117,9 +119,11 @@ impl Control<'_> {
 
     /// The raise that may have caused what is seen now.
     pub(super) fn responsible_raise(&self) -> Option<Change> {
-        self.memory
-            .change
-            .filter(|change| change.up && self.since_change_ms() < RESPONSIBLE_MS)
+        self.memory.change.filter(|change| {
+            change.up
+                && self.since_change_ms()
+                    < self.paced(RESPONSIBLE_MS).saturating_add(self.effect_ms())
+        })
     }
 
     /// Samples of several workloads come one by one: how each one stands is remembered.
@@ -165,7 +169,7 @@ impl Control<'_> {
         let (Some(usage), Some(change)) = (&self.seen.usage, self.memory.change) else {
             return;
         };
-        if change.up || change.undo < 1.2 || self.since_change_ms() > RESPONSIBLE_MS {
+        if change.up || change.undo < 1.2 || self.since_change_ms() > TEACHING_MS {
             return;
         }
         let (start_ms, end_ms) = (self.ours(usage.start_ms), self.ours(usage.end_ms));
@@ -261,6 +265,7 @@ impl Control<'_> {
                 undo,
                 total_bps: self.seen.usage.as_ref().map(|usage| usage.total_bps),
             });
+            self.memory.streak.violating = 0;
             self.memory.streak.calm = 0;
             self.memory.streak.room = 0;
             self.memory.streak.warned = 0;

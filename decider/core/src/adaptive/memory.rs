@@ -41,6 +41,8 @@ pub struct Memory {
     pub test_step: f64,
     /// The total that hurt last; a limit that holds well above it shows that the network changed. Bits per second.
     pub mark_bps: f64,
+    /// When a raise hurt against what was known, Unix milliseconds; a second time soon after counts.
+    pub doubted_ms: Option<i64>,
     /// How long the next finding that the cause is elsewhere lasts, milliseconds.
     pub elsewhere_patience_ms: u64,
     /// Best-effort pods counted last.

@@ -55,7 +55,7 @@ impl Control<'_> {
         if let Some(raise) = self.responsible_raise() {
             self.test_failed();
             if let Some(usage) = &self.seen.usage {
-                self.learn_from_raise(usage.total_bps, raise);
+                self.learn_from_raise(worst, usage.total_bps, raise);
             }
             let why = format!(
                 "{}, but it rose after the last raise, which is undone",
