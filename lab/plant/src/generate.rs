@@ -102,6 +102,7 @@ pub fn plant(seed: u64) -> Scenario {
         base_ms,
         base_spread,
         slow_server: None,
+        stalls_per_minute: 0.0,
         targets: Targets {
             p95_ms: Some(p95_ms),
             jitter_ms,

@@ -43,6 +43,7 @@ pub struct Bottleneck {
     pods: Vec<Pod>,
     queue: f64,
     due: f64,
+    stalled_until: f64,
     random: Random,
     /// Best-effort bits that left the bottleneck.
     pub delivered_bits: f64,
@@ -66,6 +67,7 @@ impl Bottleneck {
             pods: vec![pod; scenario.pods],
             queue: 0.0,
             due: 0.0,
+            stalled_until: 0.0,
             random,
             delivered_bits: 0.0,
             dropped_packets: 0.0,
@@ -120,6 +122,10 @@ impl Bottleneck {
                 );
             }
         }
+        if self.random.chance(scenario.stalls_per_minute / 60.0 * STEP) {
+            self.stalled_until = at + self.random.between(0.02, 0.1);
+        }
+        let stalled_ms = (self.stalled_until - at).max(0.0) * 1e3;
         let loss = dropped / arriving;
         let load = (arriving / (link_bps * STEP)).min(0.98);
         self.due += scenario.request_rate * STEP;
@@ -143,6 +149,7 @@ impl Bottleneck {
                 latency_ms: scenario.base_ms * noise
                     + (wait + self.queue / link_bps) * 1e3
                     + slow_ms
+                    + stalled_ms
                     + lost_ms,
             });
         }

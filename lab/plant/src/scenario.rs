@@ -81,6 +81,8 @@ pub struct Scenario {
     pub base_spread: f64,
     /// When the server is slow, by milliseconds.
     pub slow_server: Option<Span>,
+    /// Stalls of the critical server per minute, of up to 100 ms each, that have nothing to do with the link.
+    pub stalls_per_minute: f64,
     /// Targets of the critical workload.
     pub targets: Targets,
     /// Least limit per pod.
@@ -137,6 +139,7 @@ impl Scenario {
             base_ms: 1.0,
             base_spread: 0.3,
             slow_server: None,
+            stalls_per_minute: 0.0,
             targets: Targets {
                 p95_ms: Some(10.0),
                 jitter_ms: Some(5.0),
@@ -236,6 +239,15 @@ impl Scenario {
             },
         ];
         scenario.start_bps = 20e6;
+        scenario
+    }
+
+    /// The congestion, on machines that stall four times a minute.
+    #[must_use]
+    pub fn stalls(seed: u64) -> Self {
+        let mut scenario = Self::congestion(200e6, 3, seed);
+        scenario.name = "congestion with stalls".into();
+        scenario.stalls_per_minute = 4.0;
         scenario
     }
 
