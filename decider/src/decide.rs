@@ -74,6 +74,9 @@ impl Gate {
     }
 }
 
+/// The longest reason of a decision, bytes: readers refuse longer ones.
+const LONGEST_REASON: usize = 4096;
+
 impl Inputs {
     /// Decides.
     pub fn decide(&self) -> Evaluation {
@@ -89,6 +92,8 @@ impl Inputs {
         if let Some(note) = &self.note {
             evaluation.reason = format!("{note} {}", evaluation.reason);
         }
+        let fitting = wire::cut(&evaluation.reason, LONGEST_REASON).len();
+        evaluation.reason.truncate(fitting);
         evaluation
     }
 

@@ -203,11 +203,15 @@ impl Engine {
         at: Instant,
         now: Instant,
     ) -> Hearing {
-        let named = |policy: &Policy| {
+        let plan = Arc::clone(&self.plan);
+        let Some(policy) = &plan.law else {
+            return Hearing::Ignored;
+        };
+        let named = || {
             let mut critical = policy.critical.iter();
             critical.any(|c| c.workload == message.workload)
         };
-        if self.plan.mode == Mode::Off || !self.plan.law.as_ref().is_some_and(named) {
+        if plan.mode == Mode::Off || !named() {
             return Hearing::Ignored;
         }
         let mut hearing = Hearing::Taken;
@@ -226,13 +230,14 @@ impl Engine {
         }
         self.older.remove(&message.workload);
         self.round_began.get_or_insert(now);
-        let sample = wire::sample(message);
+        let message = wire::recorded(message, policy);
+        let sample = wire::sample(&message);
         self.round.insert(
             message.workload.clone(),
             Heard {
                 usable: is_usable(&sample),
                 sample,
-                message: message.clone(),
+                message,
                 at,
             },
         );
@@ -560,10 +565,7 @@ impl Engine {
             action: evaluation.action.to_string(),
             reason: evaluation.reason.clone(),
             limits: decide::limits(evaluation),
-            samples: round
-                .values()
-                .map(|heard| wire::recorded(&heard.message))
-                .collect(),
+            samples: round.values().map(|heard| heard.message.clone()).collect(),
             repeats: self.repeats,
             state: inputs.recorded_state(),
             parameters: inputs.parameters(),

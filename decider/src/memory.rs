@@ -75,6 +75,20 @@ pub struct Said {
     pub mode: String,
 }
 
+/// The largest decision that is kept, bytes. In hexadecimal digits it takes half of what NATS stores at most, 1 MiB.
+const MOST_KEPT: usize = 256 * 1024;
+
+/// Why a decision is not kept for the next owner.
+#[derive(Debug, thiserror::Error)]
+pub enum NotKept {
+    /// It cannot be encoded.
+    #[error(transparent)]
+    Encode(#[from] codec::EncodeError),
+    /// It would make the memory too large to be stored.
+    #[error("it has {0} bytes, the most is {MOST_KEPT}")]
+    TooLarge(usize),
+}
+
 impl Memory {
     /// From the value of the key. Garbage is `None`: it is replaced like a value that is missing.
     pub fn from_json(bytes: &[u8]) -> Option<Self> {
@@ -100,12 +114,17 @@ impl Memory {
         codec::decode(&bytes, None).ok()
     }
 
-    /// Keeps a decision in the outbox.
+    /// Keeps a decision in the outbox. One that cannot be kept leaves it empty: the memory must be storable.
     ///
     /// # Errors
-    /// Those of the codec.
-    pub fn keep(&mut self, decision: &v1::Decision) -> Result<(), codec::EncodeError> {
-        self.outbox = Some(to_hex(&codec::encode(decision, Encoding::Protobuf)?));
+    /// Those of the codec, and when the decision is too large.
+    pub fn keep(&mut self, decision: &v1::Decision) -> Result<(), NotKept> {
+        self.outbox = None;
+        let bytes = codec::encode(decision, Encoding::Protobuf)?;
+        if bytes.len() > MOST_KEPT {
+            return Err(NotKept::TooLarge(bytes.len()));
+        }
+        self.outbox = Some(to_hex(&bytes));
         Ok(())
     }
 
@@ -189,6 +208,20 @@ mod tests {
         let back = Memory::from_json(&memory.to_json().unwrap()).unwrap();
         assert_eq!(back, memory);
         assert_eq!(back.decision(), Some(decision));
+    }
+
+    #[test]
+    fn a_decision_too_large_for_the_store_is_left_out_and_the_memory_stays_storable() {
+        let decision = v1::Decision {
+            samples: vec![v1::Sample::default(); 300_000],
+            ..Default::default()
+        };
+        let mut memory = Memory {
+            outbox: Some("00".into()),
+            ..Memory::default()
+        };
+        assert!(matches!(memory.keep(&decision), Err(NotKept::TooLarge(_))));
+        assert_eq!(memory.outbox, None);
     }
 
     #[test]

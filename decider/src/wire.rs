@@ -215,14 +215,31 @@ fn usage(usage: &v1::Usage) -> Option<Usage> {
     })
 }
 
-/// A sample as a decision records it: what the law was given, without what the decision says anyway and without the collector's averages.
-pub fn recorded(message: &v1::Sample) -> v1::Sample {
+/// A sample as the law is given it and a decision records it: without what the decision says anyway, the collector's averages, and what
+/// classes send that are not the policy's. Its sentences are cut: a record of many workloads must fit into a message.
+pub fn recorded(message: &v1::Sample, policy: &Policy) -> v1::Sample {
+    let ours = |usage: &&v1::Usage| policy.classes.iter().any(|c| c.name == usage.class);
     v1::Sample {
         cluster: String::new(),
         policy: String::new(),
+        source: cut(&message.source, LONGEST_RECORDED).to_owned(),
+        reason: cut(&message.reason, LONGEST_RECORDED).to_owned(),
         smoothed: None,
+        usage: message.usage.iter().filter(ours).cloned().collect(),
         ..message.clone()
     }
+}
+
+/// The longest sentence of a recorded sample, bytes.
+const LONGEST_RECORDED: usize = 256;
+
+/// The beginning of a text, at most so many bytes.
+pub fn cut(text: &str, most: usize) -> &str {
+    let mut end = most.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 #[cfg(test)]
@@ -366,8 +383,10 @@ mod tests {
 
     #[test]
     fn a_recorded_sample_reads_as_the_one_that_was_given() {
-        assert_eq!(sample(&recorded(&message())), sample(&message()));
-        assert_eq!(recorded(&message()).smoothed, None);
+        let plan = Plan::from_json(&entry("kubernetes", "factory", &spec())).unwrap();
+        let recorded = recorded(&message(), &plan.law.unwrap());
+        assert_eq!(sample(&recorded), sample(&message()));
+        assert_eq!(recorded.smoothed, None);
     }
 
     #[test]

@@ -125,7 +125,10 @@ fn record(inputs: &Inputs, messages: &[v1::Sample]) -> v1::Decision {
         action: evaluation.action.to_string(),
         reason: evaluation.reason.clone(),
         limits: limits(&evaluation),
-        samples: messages.iter().map(wire::recorded).collect(),
+        samples: messages
+            .iter()
+            .map(|message| wire::recorded(message, &inputs.policy))
+            .collect(),
         state: inputs.recorded_state(),
         parameters: inputs.parameters(),
         ..Default::default()

@@ -975,3 +975,49 @@ fn age_is_told_by_the_stream_and_not_by_the_collectors_clock() {
         assert_eq!(bench.commands.len(), 1);
     }
 }
+
+#[test]
+fn a_decision_about_many_workloads_fits_into_a_message_and_can_be_evaluated_again() {
+    let mut wide = spec("Enforce");
+    wide["critical"] = (0..256)
+        .map(|n| json!({"workload": format!("{}-{n}", "r".repeat(60)), "targets": [{"metric": "P95", "below": "10ms"}, {"metric": "Jitter", "below": "5ms"}]}))
+        .collect();
+    wide["bestEffort"] = (0..64)
+        .map(|n| json!({"class": format!("{}-{n}", "c".repeat(50)), "selector": {"matchLabels": {"a": "b"}}, "bandwidth": {"min": "10M", "max": "1G"}}))
+        .collect();
+    let plan = plan_of("u", 1, wide);
+    let policy = plan.law.clone().unwrap();
+    let placement = Placement {
+        classes: policy
+            .classes
+            .iter()
+            .map(|class| ClassPlacement {
+                class: class.name.clone(),
+                ..Default::default()
+            })
+            .collect(),
+        ..Default::default()
+    };
+    let mut bench = Bench::with(plan, Some(Arc::new(placement)), Found::default());
+    for critical in &policy.critical {
+        let mut message = bench.message(&critical.workload, 40.0, 20.0, v1::sample::Quality::Good);
+        message.reason = "ä".repeat(2000);
+        message.usage = (0..5000)
+            .map(|n| v1::Usage {
+                class: format!("other-{n}"),
+                total_bps: Some(1.0),
+                top_pod_bps: Some(1.0),
+                ..Default::default()
+            })
+            .collect();
+        bench.hear_message(&message);
+    }
+    bench.settle(); // evaluates it again
+    let decision = bench.last_decision();
+    assert_eq!(decision.samples.len(), 256);
+    assert_eq!(laneguard_proto::Validate::validate(decision), Ok(()));
+    let bytes =
+        laneguard_proto::codec::encode(decision, laneguard_proto::codec::Encoding::Protobuf);
+    let size = bytes.unwrap().len();
+    assert!(size < 1 << 20, "{size} bytes");
+}
