@@ -19,6 +19,13 @@ pub const KIND: &str = "QosPolicy";
 /// Working ceiling of a class whose `max` is unset, bits per second: the predecessor's MAX_BANDWIDTH_MBPS. At the top the annotation goes.
 pub const DEFAULT_CEILING_BPS: f64 = 1e9;
 
+/// Most critical workloads of a policy: what is remembered and recorded of them must fit into a message.
+pub const MOST_CRITICAL: usize = 256;
+/// Most classes of a policy, as above.
+pub const MOST_CLASSES: usize = 64;
+/// The greatest margin and excess of the drop-rate law: arithmetic on them stays finite.
+const MOST_DROPS: f64 = 1e15;
+
 /// A whole QosPolicy object, as in a file for `lanectl policy apply`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -102,7 +109,7 @@ impl Entry {
         let entry: Self = serde_json::from_slice(bytes)
             .map_err(|e| PolicyError::new("entry", format!("is not a policy: {e}")))?;
         entry.token()?;
-        entry.spec.validate()?;
+        entry.spec.validate_in(&entry.namespace)?;
         Ok(entry)
     }
 }
@@ -437,16 +444,37 @@ impl QosPolicy {
         object_name("metadata.namespace", &self.metadata.namespace)?;
         Token::of_object(&self.metadata.namespace, &self.metadata.name)
             .map_err(|e| PolicyError::new("metadata.name", e.to_string()))?;
-        self.spec.validate()
+        self.spec.validate_in(&self.metadata.namespace)
     }
 }
 
 impl Spec {
+    /// As [`Spec::validate`], and what only the policy's namespace tells: each critical workload has a token, and one of its own.
+    ///
+    /// # Errors
+    /// Names the field and what is wrong with it.
+    pub fn validate_in(&self, policy_namespace: &str) -> Result<(), PolicyError> {
+        self.validate()?;
+        let mut tokens = BTreeSet::new();
+        for (n, critical) in self.critical.iter().enumerate() {
+            let field = format!("spec.critical[{n}].workload");
+            let token = critical
+                .token(policy_namespace)
+                .map_err(|e| PolicyError::new(&field, e.problem))?;
+            if !tokens.insert(token) {
+                return Err(PolicyError::new(field, "is named twice"));
+            }
+        }
+        Ok(())
+    }
+
     /// Checks everything that the types do not.
     ///
     /// # Errors
     /// Names the field and what is wrong with it.
     pub fn validate(&self) -> Result<(), PolicyError> {
+        at_most("spec.critical", self.critical.len(), MOST_CRITICAL)?;
+        at_most("spec.bestEffort", self.best_effort.len(), MOST_CLASSES)?;
         if self.critical.is_empty() {
             return Err(PolicyError::new(
                 "spec.critical",
@@ -459,13 +487,8 @@ impl Spec {
                 "names no class to throttle",
             ));
         }
-        let mut workloads = BTreeSet::new();
         for (n, critical) in self.critical.iter().enumerate() {
-            let at = |field: &str| format!("spec.critical[{n}].{field}");
-            critical.validate(&at)?;
-            if !workloads.insert((&critical.namespace, &critical.workload)) {
-                return Err(PolicyError::new(at("workload"), "is named twice"));
-            }
+            critical.validate(&|field: &str| format!("spec.critical[{n}].{field}"))?;
         }
         let mut classes = BTreeSet::new();
         for (n, class) in self.best_effort.iter().enumerate() {
@@ -486,6 +509,7 @@ impl Spec {
         if self.idle_after.is_zero() {
             return Err(PolicyError::new("spec.idleAfter", "is zero"));
         }
+        at_most_a_day("spec.idleAfter", self.idle_after)?;
         match &self.namespace_selector {
             Some(selector) => selector
                 .check()
@@ -584,15 +608,18 @@ impl Control {
             ("margin", self.drop_rate.margin),
             ("leastExcess", self.drop_rate.least_excess),
         ] {
-            if !(value.is_finite() && value >= 0.0) {
+            if !(0.0..=MOST_DROPS).contains(&value) {
                 let field = format!("spec.control.dropRate.{field}");
-                return Err(PolicyError::new(field, "is negative or not finite"));
+                let problem = format!("is not between 0 and {MOST_DROPS}");
+                return Err(PolicyError::new(field, problem));
             }
         }
         for (section, steps) in [
             ("threshold", &self.threshold),
             ("dropRate", &self.drop_rate.steps),
         ] {
+            let field = format!("spec.control.{section}.cooldown");
+            at_most_a_day(&field, steps.cooldown)?;
             for (field, step) in [
                 ("aggressiveDecrease", steps.aggressive_decrease),
                 ("gentleDecrease", steps.gentle_decrease),
@@ -606,6 +633,21 @@ impl Control {
         }
         Ok(())
     }
+}
+
+fn at_most(field: &str, length: usize, most: usize) -> Result<(), PolicyError> {
+    if length > most {
+        let problem = format!("has {length} entries, the most is {most}");
+        return Err(PolicyError::new(field, problem));
+    }
+    Ok(())
+}
+
+fn at_most_a_day(field: &str, duration: Duration) -> Result<(), PolicyError> {
+    if duration > Duration::from_secs(24 * 3600) {
+        return Err(PolicyError::new(field, "is more than 24h"));
+    }
+    Ok(())
 }
 
 fn object_name(field: impl Into<String>, name: &str) -> Result<(), PolicyError> {
@@ -671,6 +713,15 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
+        let with = |field: &str, value: serde_json::Value| {
+            let mut spec = example()["spec"].clone();
+            spec[field] = value;
+            spec
+        };
+        let critical = example()["spec"]["critical"][0].clone();
+        let class = example()["spec"]["bestEffort"][0].clone();
+        let mut explicit = critical.clone();
+        explicit["namespace"] = "factory".into();
         for (path, value, named) in [
             ("/kind", "Pod".into(), "kind"),
             ("/metadata/name", "Robot".into(), "metadata.name"),
@@ -711,6 +762,44 @@ mod tests {
                 "a.b".into(),
                 "spec.bestEffort[0].class",
             ),
+            (
+                "/spec/critical",
+                vec![critical.clone(); 257].into(),
+                "the most is 256",
+            ),
+            ("/spec/bestEffort", vec![class; 65].into(), "the most is 64"),
+            (
+                "/spec/critical",
+                serde_json::json!([critical, explicit]),
+                "spec.critical[1].workload: is named twice",
+            ),
+            (
+                "/spec/critical/0/workload",
+                "r".repeat(200).into(),
+                "spec.critical[0].workload",
+            ),
+            (
+                "/spec",
+                with(
+                    "control",
+                    serde_json::json!({"threshold": {"cooldown": "25h"}}),
+                ),
+                "spec.control.threshold.cooldown",
+            ),
+            (
+                "/spec",
+                with(
+                    "control",
+                    serde_json::json!({"dropRate": {"cooldown": "25h"}}),
+                ),
+                "spec.control.dropRate.cooldown",
+            ),
+            (
+                "/spec",
+                with("control", serde_json::json!({"dropRate": {"margin": 1e16}})),
+                "spec.control.dropRate.margin",
+            ),
+            ("/spec", with("idleAfter", "25h".into()), "spec.idleAfter"),
         ] {
             let error = changed(path, value).unwrap_err();
             assert!(error.contains(named), "{path}: {error}");
