@@ -28,8 +28,10 @@ const FULL_PLAN: Duration = Duration::from_secs(30);
 const PLACEMENT_DEBOUNCE: Duration = Duration::from_millis(200);
 /// First and longest wait before a pod is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
-/// Conflicts in a row after which a pod waits like after another failure.
-const MOST_CONFLICTS: u32 = 5;
+/// Conflicts in a row after which a pod waits this long for the next write.
+const MOST_CONFLICTS: (u32, Duration) = (5, Duration::from_secs(2));
+/// After so long without, somebody else's change of a limit of ours counts as the first.
+const CALM: Duration = Duration::from_secs(300);
 /// The same kind of failure is logged once in this time.
 const LOG_AGAIN: Duration = Duration::from_secs(60);
 
@@ -58,6 +60,22 @@ pub enum Source {
     Watch,
     /// Read or written by us just now.
     Own,
+}
+
+/// Writes of a pod that did not succeed, in a row.
+#[derive(Debug, Default)]
+struct Attempts {
+    conflicts: u32,
+    failures: u32,
+}
+
+/// Somebody else changes a limit of ours: we do not write against that without pause.
+#[derive(Debug)]
+struct Contest {
+    changes: u32,
+    last: Instant,
+    /// Its annotations are left alone until then.
+    until: Instant,
 }
 
 /// A message to publish, in the span it belongs to.
@@ -92,7 +110,9 @@ pub struct Reconciler {
     wakes: Wakes,
     /// Pods being written, and whether to look at them again after that.
     in_flight: HashMap<Key, bool>,
-    attempts: HashMap<Key, u32>,
+    attempts: HashMap<Key, Attempts>,
+    /// Pods whose limit somebody else changes.
+    contests: HashMap<Key, Contest>,
     /// Writes begun so far.
     writes: u64,
     batches: HashMap<Slot, Batch>,
@@ -123,6 +143,7 @@ impl Reconciler {
             wakes: Wakes::default(),
             in_flight: HashMap::new(),
             attempts: HashMap::new(),
+            contests: HashMap::new(),
             writes: 0,
             batches: HashMap::new(),
             reports: Vec::new(),
@@ -176,6 +197,7 @@ impl Reconciler {
             self.wakes = Wakes::default();
             self.batches.clear();
             self.attempts.clear();
+            self.contests.clear();
         }
     }
 
@@ -223,6 +245,7 @@ impl Reconciler {
         }
         if now >= self.next_full {
             self.next_full = now + FULL_PLAN;
+            self.contests.retain(|_, contest| now - contest.last < CALM);
             self.enqueue_all();
         }
     }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use laneguard_proto::subject::Token;
 use tokio::time::Instant;
 
-use super::{Reconciler, Source};
+use super::work::{backoff, edit_of};
+use super::{CALM, Contest, Reconciler, Source};
 use crate::batch::Settled;
 use crate::plan::Plan;
 use crate::pods::{Key, Ownership, Pod};
@@ -45,8 +46,10 @@ impl Reconciler {
         let former = self.pods.get(&key);
         let mut relevant = true;
         let mut placed = true;
+        let mut drifted = false;
         if let Some(former) = former {
-            if source == Source::Watch && pod.is_older_than(former) {
+            // a watch may have been faster than the answer to a write
+            if source != Source::List && pod.is_older_than(former) {
                 return;
             }
             pod.remember(former);
@@ -61,9 +64,13 @@ impl Reconciler {
                 former.ignored,
             ) != (&pod.labels, &pod.node, &pod.egress, pod.ended, pod.ignored)
                 || former.uid != pod.uid;
-            if source == Source::Watch && relevant {
-                self.notice_drift(&key, &pod, now);
-            }
+            as_before.egress = pod.egress.clone();
+            as_before.ownership = pod.ownership.clone();
+            as_before.recalled = pod.recalled;
+            drifted = source == Source::Watch
+                && relevant
+                && as_before == pod
+                && self.is_drift(former, &pod, now);
         }
         let urgent = self.listed && former.is_none_or(|former| former.uid != pod.uid);
         if former.is_none_or(|f| f.ownership != pod.ownership) {
@@ -84,8 +91,10 @@ impl Reconciler {
         if placed {
             self.touch_placement(now);
         }
-        if relevant {
-            self.enqueue(key, urgent);
+        match drifted.then(|| self.contest(&key, now)).flatten() {
+            Some(later) => self.wakes.add(&key, later),
+            None if relevant => self.enqueue(key, urgent),
+            None => {}
         }
     }
 
@@ -98,6 +107,7 @@ impl Reconciler {
         let pod = self.pods.remove(key);
         self.count(pod.as_ref(), -1);
         self.attempts.remove(key);
+        self.contests.remove(key);
         self.touch_placement(now);
         self.settle(key, Settled::Gone, now);
     }
@@ -186,24 +196,49 @@ impl Reconciler {
         }
     }
 
-    /// Counts a limit of ours that somebody else changed: it was as wanted, and is not any more.
-    pub(super) fn notice_drift(&self, key: &Key, pod: &Pod, now: Instant) {
-        let Some(former) = self.pods.get(key) else {
-            return;
-        };
+    /// Whether somebody else changed a limit of ours: it was as wanted, or is waited with, and is not as wanted now.
+    fn is_drift(&self, former: &Pod, pod: &Pod, now: Instant) -> bool {
         let world = self.world(now);
-        let touched =
-            (&former.egress, &former.ownership) != (&pod.egress, &pod.ownership) || pod.recalled;
-        if touched
-            && self.leading()
-            && former.ownership != Ownership::Foreign
-            && !self.in_flight.contains_key(key)
-            && world.plan(former) == Plan::Leave
-            && matches!(world.plan(pod), Plan::Set(_))
-        {
-            self.metrics.drift.inc();
-            let found = pod.egress.as_deref().unwrap_or("none");
-            tracing::warn!(pod = %key, found, "somebody else changed a limit of ours, setting it again");
+        let waits = self
+            .contests
+            .get(&pod.key)
+            .is_some_and(|contest| now < contest.until);
+        self.leading()
+            && !self.in_flight.contains_key(&pod.key)
+            && (waits || world.plan(former) == Plan::Leave)
+            && edit_of(&world.plan(pod)).is_some()
+    }
+
+    /// Counts that somebody else changed a limit of ours. The first time it is set again at once, then at growing intervals: returns when.
+    pub(super) fn contest(&mut self, key: &Key, now: Instant) -> Option<Instant> {
+        self.metrics.drift.inc();
+        let contest = self.contests.entry(key.clone()).or_insert(Contest {
+            changes: 0,
+            last: now,
+            until: now,
+        });
+        if now < contest.until {
+            return Some(contest.until);
         }
+        if now - contest.last >= CALM {
+            contest.changes = 0;
+        }
+        contest.changes = contest.changes.saturating_add(1);
+        contest.last = now;
+        contest.until = match contest.changes {
+            1 => now,
+            again => now + backoff(again - 1),
+        };
+        let (changes, until) = (contest.changes, contest.until);
+        if changes <= 2 && self.may_log(if changes == 1 { "drift" } else { "contest" }, now) {
+            let what = match changes {
+                1 => "somebody else changed a limit of ours, setting it again",
+                _ => {
+                    "somebody else keeps changing a limit of ours, setting it again at growing intervals"
+                }
+            };
+            tracing::warn!(pod = %key, "{what}");
+        }
+        (until > now).then_some(until)
     }
 }

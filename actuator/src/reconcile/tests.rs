@@ -19,6 +19,8 @@ struct Api {
     objects: BTreeMap<Key, Value>,
     version: u64,
     writes: Vec<(Key, Option<String>)>,
+    /// An admission webhook that puts this value into every pod that is written.
+    webhook: Option<&'static str>,
 }
 
 impl Api {
@@ -27,6 +29,7 @@ impl Api {
             objects: BTreeMap::new(),
             version: 100,
             writes: Vec::new(),
+            webhook: None,
         }
     }
 
@@ -72,7 +75,8 @@ impl Api {
             return Answer::Changed(pod);
         }
         self.writes.push((key.clone(), job.edit.egress.clone()));
-        self.edit(key, EGRESS, json!(job.edit.egress));
+        let egress = self.webhook.or(job.edit.egress.as_deref());
+        self.edit(key, EGRESS, json!(egress));
         Answer::Written(self.edit(key, RECORD, json!(job.edit.record)))
     }
 
@@ -730,6 +734,104 @@ fn the_placement_of_many_pods_with_long_names_fits_into_a_message_and_says_what_
     assert!(size < 768 * 1024, "{size}");
     assert!(placement.classes[0].truncated);
     assert!(placement.classes[0].pods.len() > 100);
+}
+
+#[test]
+fn a_webhook_that_undoes_every_write_is_not_written_against_without_pause() {
+    let mut api = Api::new();
+    api.put("factory", "a", json!({}));
+    api.webhook = Some("900M");
+    let mut bench = Bench::new(api, Some(json!({})));
+    bench.command(5, 1, 80.0);
+    for _ in 0..50 {
+        if let Some(job) = bench.reconciler.next_job(bench.now) {
+            let answer = bench.api.patch(&job);
+            bench.reconciler.written(&job, answer, bench.now);
+        }
+    }
+    assert_eq!(bench.api.writes.len(), 2, "once more, then later");
+    assert_eq!(counts(&bench.settle()[0]), (1, 0, 0, 1), "and it is said");
+    for _ in 0..120 {
+        bench.pass(1);
+    }
+    let tried = bench.api.writes.len();
+    assert!((5..15).contains(&tried), "{tried}");
+    assert_eq!(bench.reconciler.metrics.drift.get(), tried as u64);
+    bench.api.webhook = None;
+    bench.pass(61);
+    assert_eq!(bench.api.egress(&key("a")).as_deref(), Some("80M"));
+}
+
+#[test]
+fn a_controller_that_puts_its_own_value_back_is_answered_at_growing_intervals() {
+    let mut bench = Bench::new(three_pods(), Some(json!({})));
+    bench.command(5, 1, 80.0);
+    bench.settle();
+    let written = bench.api.writes.len();
+    for n in 0..50 {
+        let edited = bench
+            .api
+            .edit(&key("a"), EGRESS, json!(format!("{}M", 900 + n)));
+        bench.reconciler.pod(edited, Source::Watch, bench.now);
+        bench.settle();
+    }
+    assert_eq!(bench.api.writes.len(), written + 1, "the first at once");
+    bench.pass(1);
+    assert_eq!(bench.api.egress(&key("a")).as_deref(), Some("80M"));
+    // its labels count at once all the same
+    let edited = bench.api.edit(&key("a"), EGRESS, json!("900M"));
+    bench.reconciler.pod(edited, Source::Watch, bench.now);
+    bench.settle();
+    assert_eq!(bench.api.egress(&key("a")).as_deref(), Some("900M"));
+    bench.api.objects.get_mut(&key("a")).unwrap()["metadata"]["labels"]["priority"] =
+        "critical".into();
+    let critical = bench.api.edit(&key("a"), EGRESS, json!("900M"));
+    bench.reconciler.pod(critical, Source::Watch, bench.now);
+    bench.settle();
+    assert_eq!(
+        bench.api.pod(&key("a")).unwrap().ownership,
+        Ownership::Foreign
+    );
+}
+
+#[test]
+fn what_was_undone_while_the_answer_was_under_way_is_written_again() {
+    let mut bench = Bench::new(three_pods(), Some(json!({})));
+    bench.command(5, 1, 80.0);
+    let job = bench.reconciler.next_job(bench.now).unwrap();
+    let answer = bench.api.patch(&job);
+    let undone = bench.api.edit(&job.target.key, EGRESS, json!("900M"));
+    bench.reconciler.pod(undone, Source::Watch, bench.now);
+    bench.reconciler.written(&job, answer, bench.now);
+    bench.settle();
+    assert_eq!(bench.api.egress(&job.target.key).as_deref(), Some("80M"));
+}
+
+#[test]
+fn a_pod_that_others_write_all_the_time_is_tried_again_soon_and_a_settled_one_begins_anew() {
+    let mut bench = Bench::new(three_pods(), Some(json!({})));
+    bench.command(5, 1, 80.0);
+    let conflict = |bench: &mut Bench| {
+        let Some(job) = bench.reconciler.next_job(bench.now) else {
+            return false;
+        };
+        bench.api.edit(&job.target.key, "other", json!("x"));
+        let answer = bench.api.patch(&job);
+        bench.reconciler.written(&job, answer, bench.now);
+        true
+    };
+    let conflicts = (0..100).filter(|_| conflict(&mut bench)).count();
+    assert_eq!(conflicts, 12, "a few at once for each pod");
+    for _ in 0..3 {
+        bench.now += Duration::from_secs(2);
+        bench.reconciler.tick(bench.now);
+        assert!(
+            conflict(&mut bench) && conflict(&mut bench),
+            "the pause does not grow"
+        );
+    }
+    bench.pass(2);
+    assert!(bench.reconciler.attempts.is_empty());
 }
 
 /// What happens to the reconciler.

@@ -166,6 +166,11 @@ impl Reconciler {
                 continue;
             };
             let plan = self.world(now).plan(pod);
+            let target = Target {
+                key: key.clone(),
+                uid: pod.uid.clone(),
+                resource_version: pod.resource_version.clone(),
+            };
             if let Some(slot) = self.unreported_expiry(&plan) {
                 self.orphaned.insert(slot.clone());
                 tracing::warn!(policy = %slot.policy, class = %slot.class, "limits found on pods have no command, and nobody renews them");
@@ -173,49 +178,26 @@ impl Reconciler {
                 self.enqueue(key, false);
                 continue;
             }
-            let edit = match plan {
-                Plan::Leave => {
-                    self.settle(&key, Settled::Unchanged, now);
-                    continue;
+            match &plan {
+                Plan::Await(Some(until)) => self.wakes.add(&key, *until),
+                Plan::Refuse(Refusal::FoundTooLong) if self.may_log("found_too_long", now) => {
+                    tracing::warn!(pod = %key, "the egress annotation found here is too long to be kept for restoring: this pod is not limited");
                 }
-                Plan::Await(until) => {
-                    if let Some(until) = until {
-                        self.wakes.add(&key, until);
-                    }
-                    self.settle(&key, Settled::Unchanged, now);
-                    continue;
+                Plan::Restore(restore) if restore.slot.is_none() => {
+                    tracing::warn!(pod = %key, "restoring a pod whose record cannot be read: limit and record go");
                 }
-                Plan::Refuse(reason) => {
-                    if reason == Refusal::FoundTooLong && self.may_log(reason.as_str(), now) {
-                        tracing::warn!(pod = %key, "the egress annotation found here is too long to be kept for restoring: this pod is not limited");
-                    }
-                    self.settle(&key, Settled::Unchanged, now);
-                    continue;
-                }
-                Plan::Set(set) => Edit {
-                    egress: Some(set.limit.to_string()),
-                    record: Some(set.record.to_json()),
-                },
-                Plan::Restore(restore) => {
-                    if restore.slot.is_none() {
-                        tracing::warn!(pod = %key, "restoring a pod whose record cannot be read: limit and record go");
-                    }
-                    Edit {
-                        egress: restore.found,
-                        record: None,
-                    }
-                }
+                _ => {}
+            }
+            let Some(edit) = edit_of(&plan) else {
+                self.attempts.remove(&key);
+                self.settle(&key, Settled::Unchanged, now);
+                continue;
             };
             let span = self
                 .batches
                 .values()
                 .find(|b| b.awaits(&key))
                 .map_or_else(Span::none, |b| b.span.clone());
-            let target = Target {
-                key: key.clone(),
-                uid: pod.uid.clone(),
-                resource_version: pod.resource_version.clone(),
-            };
             self.in_flight.insert(key, false);
             self.writes += 1;
             return Some(Job {
@@ -270,17 +252,30 @@ impl Reconciler {
                 for batch in self.batches.values_mut() {
                     batch.note_written(key, job.number);
                 }
+                // what the pod looks like now is judged here, so nobody else may put it into the queue
+                self.in_flight.insert(key.clone(), false);
                 self.pod(pod, Source::Own, now);
-                // looked at once more: something may have changed while it was written
-                self.enqueue(key.clone(), again);
+                self.in_flight.remove(key);
+                let wanted = self.pods.get(key).map(|pod| self.world(now).plan(pod));
+                let undone = wanted.is_some_and(|plan| edit_of(&plan).as_ref() == Some(&job.edit));
+                match undone.then(|| self.contest(key, now)).flatten() {
+                    Some(later) if self.leading() => {
+                        self.wakes.add(key, later);
+                        self.settle(key, Settled::Failed, now);
+                    }
+                    // looked at once more: something may have changed while it was written
+                    _ => self.enqueue(key.clone(), again),
+                }
             }
             Answer::Changed(pod) => {
                 let attempts = self.attempts.entry(key.clone()).or_default();
-                *attempts += 1;
-                let tired = *attempts > MOST_CONFLICTS;
+                attempts.conflicts = attempts.conflicts.saturating_add(1);
+                let (most, pause) = MOST_CONFLICTS;
+                let tired = attempts.conflicts > most;
                 self.pod(pod, Source::Own, now);
-                if tired {
-                    self.retry_later(key, None, now);
+                if tired && self.leading() {
+                    self.wakes.add(key, now + pause);
+                    self.settle(key, Settled::Failed, now);
                 } else {
                     self.enqueue(key.clone(), true);
                 }
@@ -311,9 +306,9 @@ impl Reconciler {
             return;
         }
         let attempts = self.attempts.entry(key.clone()).or_default();
-        *attempts = attempts.saturating_add(1);
+        attempts.failures = attempts.failures.saturating_add(1);
+        let wait = backoff(attempts.failures);
         let (first, longest) = RETRY;
-        let wait = first.saturating_mul(1 << (*attempts).min(10)).min(longest);
         self.wakes.add(
             key,
             now + retry_after.map_or(wait, |asked| asked.min(longest).max(first)),
@@ -330,6 +325,27 @@ impl Reconciler {
             self.logged.insert(what, now);
         }
         due
+    }
+}
+
+/// The wait after the given number of failures in a row.
+pub(super) fn backoff(failures: u32) -> Duration {
+    let (first, longest) = RETRY;
+    first.saturating_mul(1 << failures.min(10)).min(longest)
+}
+
+/// What a plan writes.
+pub(super) fn edit_of(plan: &Plan) -> Option<Edit> {
+    match plan {
+        Plan::Leave | Plan::Await(_) | Plan::Refuse(_) => None,
+        Plan::Set(set) => Some(Edit {
+            egress: Some(set.limit.to_string()),
+            record: Some(set.record.to_json()),
+        }),
+        Plan::Restore(restore) => Some(Edit {
+            egress: restore.found.clone(),
+            record: None,
+        }),
     }
 }
 
