@@ -57,8 +57,8 @@ pub struct Engine {
     round: BTreeMap<String, Heard>,
     /// When the first of them came.
     round_began: Option<Instant>,
-    /// Whether something other than samples calls for an evaluation.
-    stirred: bool,
+    /// What other than samples calls for an evaluation.
+    stirred: Option<Cause>,
     /// What the newest evaluated sample of each workload was good for.
     standing: BTreeMap<String, Standing>,
     /// When a decision was last published.
@@ -71,6 +71,25 @@ pub struct Engine {
     older: BTreeMap<String, Older>,
     /// A term to go above, seen by the actuator; 0: none was.
     above: u64,
+}
+
+/// What calls for an evaluation without new samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Policy,
+    Placement,
+    Override,
+}
+
+impl Cause {
+    /// The word in decisions.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Placement => "placement",
+            Self::Override => "override",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -140,7 +159,7 @@ pub struct Proposal {
     pub memory: Memory,
     /// To be published once it is. `None`: the policy is off, which is kept without a decision.
     pub decision: Option<v1::Decision>,
-    stirred: bool,
+    stirred: Option<Cause>,
 }
 
 impl Engine {
@@ -162,7 +181,7 @@ impl Engine {
             };
             self.sent.clear();
         }
-        self.stirred = true;
+        self.stirred = Some(Cause::Policy);
         self.plan = plan;
         self.check_force();
     }
@@ -172,14 +191,14 @@ impl Engine {
         self.placement = placement;
         let waits = |said: &Said| matches!(said.gate, Some(Gate::Unplaced { .. }));
         if self.memory.said.as_ref().is_some_and(waits) && self.unplaced().is_none() {
-            self.stirred = true;
+            self.stirred = Some(Cause::Placement);
         }
     }
 
     /// An operator set or withdrew an override.
     pub fn set_override(&mut self, over: Option<Override>) {
         if over != self.over {
-            self.stirred = true;
+            self.stirred = Some(Cause::Override);
             self.over = over;
             self.check_force();
         }
@@ -290,7 +309,7 @@ impl Engine {
                 .as_ref()
                 .is_some_and(|policy| self.round.len() >= policy.critical.len())
         };
-        self.stirred
+        self.stirred.is_some()
             || self
                 .round_began
                 .is_some_and(|began| complete() || now >= began + ROUND)
@@ -301,7 +320,7 @@ impl Engine {
         if !self.is_due(now) {
             return Step::Quiet;
         }
-        let stirred = std::mem::take(&mut self.stirred);
+        let stirred = self.stirred.take();
         self.round_began = None;
         let mut round = std::mem::take(&mut self.round);
         for heard in round.values_mut() {
@@ -350,7 +369,11 @@ impl Engine {
 
         memory.sequence = sequence;
         memory.said = Some(said);
-        let decision = self.decision(&inputs, &evaluation, &round, &memory);
+        let cause = match stirred {
+            Some(cause) if round.is_empty() => cause.as_str(),
+            _ => "samples",
+        };
+        let decision = self.decision(cause, &inputs, &evaluation, &round, &memory);
         Step::Commit(Box::new(Proposal {
             memory,
             decision: Some(decision),
@@ -359,12 +382,12 @@ impl Engine {
     }
 
     /// The policy is off: what was in force no longer is, and there is nothing to decide.
-    fn rest(&self, stirred: bool) -> Step {
+    fn rest(&self, stirred: Option<Cause>) -> Step {
         let memory = Memory {
             uid: self.plan.uid.clone(),
             ..self.memory.tombstone()
         };
-        if !stirred {
+        if stirred.is_none() {
             return Step::Quiet;
         }
         Step::Commit(Box::new(Proposal {
@@ -384,7 +407,8 @@ impl Engine {
         let begins = self.enforces() && !self.memory.in_force;
         let mut state = self.memory.law.clone();
         let mut note = None;
-        let mut gate = match &self.over {
+        let over = self.over.as_ref().filter(|over| over.holds(now_ms));
+        let mut gate = match over {
             Some(Override::Release { by, .. }) => Some(Gate::Released { by: by.clone() }),
             Some(Override::Freeze { by, .. }) => Some(Gate::Frozen { by: by.clone() }),
             None => None,
@@ -549,6 +573,7 @@ impl Engine {
 
     fn decision(
         &self,
+        cause: &str,
         inputs: &Inputs,
         evaluation: &Evaluation,
         round: &BTreeMap<String, Heard>,
@@ -571,6 +596,7 @@ impl Engine {
             parameters: inputs.parameters(),
             mode: self.plan.mode.as_str().to_owned(),
             policy_generation: self.plan.generation,
+            cause: cause.to_owned(),
         }
     }
 
@@ -597,7 +623,7 @@ impl Engine {
 
     /// The proposal could not be committed: it never happened. What called for it other than samples still does.
     pub fn abandon(&mut self, proposal: &Proposal) {
-        self.stirred |= proposal.stirred;
+        self.stirred = self.stirred.or(proposal.stirred);
     }
 
     /// Commands to publish now: those that were not yet, and renewals, a third of the validity after the last publication. None while the

@@ -321,11 +321,11 @@ mod tests {
     }
 
     #[test]
-    fn what_the_core_cannot_compute_with_is_named() {
+    fn what_cannot_be_computed_with_is_named() {
         let mut spec = spec();
         spec["control"]["threshold"]["cooldown"] = "2days".into();
         let refused = Plan::from_json(&entry("lanectl", "factory", &spec)).unwrap_err();
-        assert_eq!(refused.field, "law.cooldown_ms");
+        assert_eq!(refused.field, "spec.control.threshold.cooldown");
         let refused = Plan::from_json(b"{").unwrap_err();
         assert_eq!(refused.field, "entry");
     }

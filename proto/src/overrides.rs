@@ -23,5 +23,20 @@ pub enum Override {
         /// When, milliseconds since the Unix epoch.
         #[serde(default)]
         since_ms: i64,
+        /// When it ends, milliseconds since the Unix epoch: it lapses then also where the key's expiry is not seen, because its bucket
+        /// was lost. Unset: with the key only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until_ms: Option<i64>,
     },
+}
+
+impl Override {
+    /// Whether it still holds. `now_ms` is Unix time in milliseconds.
+    #[must_use]
+    pub fn holds(&self, now_ms: i64) -> bool {
+        match self {
+            Self::Release { .. } => true,
+            Self::Freeze { until_ms, .. } => until_ms.is_none_or(|until_ms| now_ms < until_ms),
+        }
+    }
 }

@@ -116,7 +116,7 @@ impl Engine {
             over: wanted.over,
             round: BTreeMap::new(),
             round_began: None,
-            stirred: false,
+            stirred: None,
             standing: BTreeMap::new(),
             said_at: memory.said.as_ref().map(|_| now),
             repeats: 0,

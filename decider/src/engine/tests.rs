@@ -628,6 +628,7 @@ fn frozen_keeps_the_limit_and_renews_it() {
     bench.engine.set_override(Some(Override::Freeze {
         by: String::new(),
         since_ms: 0,
+        until_ms: None,
     }));
     bench.commands.clear();
     for _ in 0..6 {
@@ -1020,4 +1021,48 @@ fn a_decision_about_many_workloads_fits_into_a_message_and_can_be_evaluated_agai
         laneguard_proto::codec::encode(decision, laneguard_proto::codec::Encoding::Protobuf);
     let size = bytes.unwrap().len();
     assert!(size < 1 << 20, "{size} bytes");
+}
+
+#[test]
+fn a_freeze_lapses_at_its_end_although_nobody_deletes_it() {
+    let mut bench = Bench::new(plan_of("u", 1, spec("Enforce")));
+    bench.congested();
+    bench.engine.set_override(Some(Override::Freeze {
+        by: String::new(),
+        since_ms: bench.now_ms(),
+        until_ms: Some(bench.now_ms() + 5_000),
+    }));
+    for _ in 0..4 {
+        bench.congested();
+        assert_eq!(bench.last_decision().limits[0].after_bps, Some(50e6));
+    }
+    bench.congested();
+    assert_eq!(bench.last_decision().limits[0].after_bps, Some(10e6));
+}
+
+#[test]
+fn a_decision_without_samples_says_what_called_for_it() {
+    let mut bench = Bench::with(plan_of("u", 1, spec("Enforce")), None, Found::default());
+    bench.congested();
+    bench.engine.set_placement(placed(&[("bulk", Some(300e6))]));
+    bench.settle();
+    bench.engine.set_override(Some(Override::Release {
+        by: String::new(),
+        since_ms: 0,
+    }));
+    bench.settle();
+    bench.engine.set_override(None);
+    bench.settle();
+    let mut changed = spec("Enforce");
+    changed["bestEffort"][0]["bandwidth"]["max"] = json!("200M");
+    bench.engine.set_plan(plan_of("u", 2, changed));
+    bench.settle();
+    let causes: Vec<&str> = bench.decisions.iter().map(|d| d.cause.as_str()).collect();
+    assert_eq!(
+        causes,
+        ["samples", "placement", "override", "override", "policy"]
+    );
+    for decision in &bench.decisions {
+        assert_eq!(decision.samples.is_empty(), decision.cause != "samples");
+    }
 }

@@ -253,6 +253,7 @@ fn check(decisions: &[v1::Decision]) {
             .iter()
             .map(|s| (s.workload.clone(), s.sequence))
             .collect();
+        assert_eq!(decision.cause == "samples", !set.is_empty());
         if !set.is_empty() {
             let former = sets.insert(set, decision.sequence);
             assert_eq!(former, None, "one decision per set of samples");

@@ -20,7 +20,8 @@ pub struct Sample {
     /// When the newest measurement in the window was scraped. Unset: unknown, the sample is not usable.
     #[prost(message, optional, tag = "6")]
     pub window_end: ::core::option::Option<::prost_types::Timestamp>,
-    /// When the collector asked. Unset: the message is refused.
+    /// When the collector asked, by Prometheus' clock as the window; in a decision when the sample was stored, by the decider's clock. Unset: the
+    /// message is refused.
     #[prost(message, optional, tag = "7")]
     pub observed_at: ::core::option::Option<::prost_types::Timestamp>,
     /// Where the values come from, for people: metric and reporter, `hubble_http_request_duration_seconds/client`. Unset: unknown.
@@ -232,6 +233,10 @@ pub struct Decision {
     /// Generation of the policy that was read. Unset (0): unknown.
     #[prost(uint64, tag = "16")]
     pub policy_generation: u64,
+    /// What called for the decision: `samples`, or without new samples `policy`, `placement` or `override` (it changed). There is one decision for
+    /// each set of samples, and one for each such change. Unset: unknown.
+    #[prost(string, tag = "17")]
+    pub cause: ::prost::alloc::string::String,
 }
 /// One class's limit before and after a decision.
 #[derive(Clone, PartialEq, ::prost::Message)]
