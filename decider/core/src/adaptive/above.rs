@@ -140,8 +140,17 @@ impl Control<'_> {
             .zip(&self.state.limits)
             .all(|(class, limit)| limit.limit_bps <= class.min_bps);
         if at_minimum {
-            return if episode.futile > 0 || episode.cuts == 0 && in_a_row >= FIRM {
+            return if episode.futile > 0 && episode.give_back > 1.0 {
                 self.give_up(worst, episode, "best-effort at its minimum did not help")
+            } else if in_a_row >= FIRM {
+                // Cuts helped, and there is nothing more to take.
+                Verdict {
+                    action: Action::CannotBeMet,
+                    why: format!(
+                        "{}, best-effort has its minimum, and that does not suffice",
+                        worst.text
+                    ),
+                }
             } else {
                 hold(format!("{}, and best-effort has its minimum", worst.text))
             };
