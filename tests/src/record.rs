@@ -1,7 +1,8 @@
 //! What happened, as seen from outside: every message on the streams and every limit on a pod, in the order it was seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
@@ -12,6 +13,7 @@ use laneguard_proto::subject::Kind;
 use laneguard_proto::v1::{Command, Decision, Outcome, Sample};
 use laneguard_runtime::bus::{Bus, Start, Subscription};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::kubernetes::View;
 
@@ -24,6 +26,8 @@ pub struct Seen {
     pub uid: String,
     /// The limit.
     pub limit: Option<String>,
+    /// When it was seen.
+    pub at: Instant,
 }
 
 type Shared<T> = Arc<Mutex<Vec<T>>>;
@@ -68,7 +72,7 @@ impl Record {
     /// Begins.
     pub fn begin(bus: &Bus, pods: Api<Pod>) -> Self {
         let mut tasks = JoinSet::new();
-        let hour = Start::Ago(std::time::Duration::from_secs(3600));
+        let hour = Start::Ago(Duration::from_secs(3600));
         let limits: Shared<Seen> = Shared::default();
         let into = Arc::clone(&limits);
         tasks.spawn(async move {
@@ -90,8 +94,12 @@ impl Record {
                     pod: view.name.clone(),
                     uid: view.uid,
                     limit: view.limit,
+                    at: Instant::now(),
                 };
-                if last.insert(view.name, seen.clone()).as_ref() != Some(&seen) {
+                let before = last.insert(view.name, seen.clone());
+                let same = before
+                    .is_some_and(|b| (b.uid, b.limit) == (seen.uid.clone(), seen.limit.clone()));
+                if !same {
                     lock(&into).push(seen);
                 }
             }
@@ -130,6 +138,23 @@ impl Record {
     pub fn limits(&self) -> Vec<Seen> {
         copy(&self.limits)
     }
+}
+
+/// How long pods that were created after the first `from` changes were there before they had this limit: sorted.
+pub fn waited_for(limit: &str, seen: &[Seen], from: usize) -> Vec<Duration> {
+    let known: BTreeSet<&str> = seen[..from].iter().map(|s| s.uid.as_str()).collect();
+    let later = seen[from..].iter();
+    let mut created: BTreeMap<&str, Instant> = BTreeMap::new();
+    let mut waited: BTreeMap<&str, Duration> = BTreeMap::new();
+    for one in later.filter(|s| !known.contains(s.uid.as_str())) {
+        let since = *created.entry(&one.uid).or_insert(one.at);
+        if one.limit.as_deref() == Some(limit) {
+            waited.entry(&one.uid).or_insert(one.at - since);
+        }
+    }
+    let mut waited: Vec<Duration> = waited.into_values().collect();
+    waited.sort_unstable();
+    waited
 }
 
 /// What must hold of every policy's decisions, whoever made them, as long as the store was not wiped.

@@ -9,7 +9,6 @@ const UNUSABLE: &[(&str, &str, &str, &str)] = &[
         "prometheus:9090",
         "URL",
     ),
-    ("laneguard-collector", "PROMETHEUS_URL", "", "URL"),
     (
         "laneguard-collector",
         "PROMETHEUS_CA",
@@ -103,6 +102,7 @@ async fn refusal(service: &str, kubeconfig: &str, variable: &str, value: &str) -
         .filter(|(name, _)| *name != variable)
         .collect();
     environment.push((variable, value));
+    println!("{service} {variable}={value:?}");
     let refused = run(service, &environment, &[]).await;
     let context = format!("{service} {variable}={value:?}: {refused:#?}");
     assert_eq!(refused.code(), Some(64), "{context}");

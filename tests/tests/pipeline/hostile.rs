@@ -233,9 +233,14 @@ pub(crate) async fn guard_rails(place: Where) -> anyhow::Result<()> {
 
     let numbers = |pods: Vec<View>| -> Vec<Value> {
         let records = pods.into_iter().filter_map(|pod| pod.record);
-        records.map(|record| json!([record["term"], record["sequence"]])).collect()
+        records
+            .map(|record| json!([record["term"], record["sequence"]]))
+            .collect()
     };
-    assert_eq!(numbers(world.kubernetes.pods("bulk").await), [json!([10, 3]), json!([10, 3])]);
+    assert_eq!(
+        numbers(world.kubernetes.pods("bulk").await),
+        [json!([10, 3]), json!([10, 3])]
+    );
     // an actuator that starts only now knows the highest numbers from the pods, whatever the streams lost
     let first = world.replicas("actuator")[0].clone();
     world.remove(&first).await;

@@ -7,6 +7,7 @@
 
 mod environment;
 mod hostile;
+mod laws;
 mod lifecycle;
 mod operators;
 mod outages;

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 use crate::spec;
 
+const COMMANDS: &str = "laneguard_actuator_commands_total";
+
 /// One step down, then nothing for an hour: a limit that only an outage could change.
 fn one_step(app: &str, action: &str) -> Value {
     let mut spec = spec("Enforce", app);
@@ -76,20 +78,11 @@ async fn nats_may_crash_and_lose_everything_and_the_loop_goes_on_where_it_was() 
     world.remove(&decider).await;
     world.crash_nats(true).await.unwrap();
     let seen = world.record.limits().len();
+    let accepted = [("result", "accepted")];
+    let commands = world.metric("actuator", COMMANDS, &accepted).await;
     world.add("decider").await.unwrap();
-    until(
-        "a command",
-        async || world.command(&token, "bulk").await,
-        Option::is_some,
-    )
-    .await;
     world
-        .counted(
-            "actuator",
-            "laneguard_actuator_commands_total",
-            &[("result", "accepted")],
-            1.0,
-        )
+        .counted("actuator", COMMANDS, &accepted, commands + 1.0)
         .await;
     world.limited("bulk", Some("10M")).await;
     let limits: Vec<_> = world.record.limits().into_iter().skip(seen).collect();
@@ -169,6 +162,13 @@ async fn without_prometheus_nothing_is_raised_commands_run_out_as_each_policy_sa
     world.telemetry.set("robot", Condition::Quiet);
     world.limited("protect", Some("10M")).await;
     world.limited("hold", Some("130M")).await;
+    // but hardly any for long enough means that there is nobody to protect: limits return slowly
+    let mut idle = spec("Enforce", "hold");
+    idle["idleAfter"] = json!("3s");
+    world.apply("hold", idle).await;
+    let raised = |limit: Option<&str>| mbps(limit).is_some_and(|limit| limit > 150.0);
+    world.limits_fit("a raised limit", "hold", raised).await;
+    world.limited("protect", Some("10M")).await;
     world.all_run();
 }
 

@@ -74,7 +74,7 @@ pub(crate) async fn survive(place: Where) -> anyhow::Result<()> {
         .kubernetes
         .deployment("bulk", 2, json!({}), found)
         .await?;
-    // small steps, so that limits keep changing all the time: up while healthy, down while congested
+    // small steps, so that limits keep falling all the time
     let mut spec = crate::spec("Enforce", "bulk");
     spec["bestEffort"][0]["bandwidth"] = json!({"min": "10M", "max": "1G"});
     spec["control"]["threshold"] = json!({"cooldown": "500ms", "aggressiveDecrease": "5M", "gentleDecrease": "2M", "increaseStep": "1M"});
@@ -156,7 +156,7 @@ pub(crate) async fn survive(place: Where) -> anyhow::Result<()> {
         .and_then(|v| Memory::from_json(&v.bytes));
     assert_eq!(memory.map(|m| m.term), terms.last().copied());
 
-    // what the pods saw: only what was decided, never more than a few steps at once although one or the other was coalesced
+    // what the pods saw: only what was decided, in that order
     let decided: BTreeSet<String> = world
         .record
         .decisions()
@@ -178,11 +178,9 @@ pub(crate) async fn survive(place: Where) -> anyhow::Result<()> {
             let own = decided.contains(text.unwrap_or("none"));
             assert!(own, "{pod} had {text:?}, which nobody decided");
             let now = mbps(text);
+            // always congested: whoever skips some decisions, because nobody was there to write, still only goes down
             if let (Some(before), Some(now)) = (before, now) {
-                assert!(
-                    (now - before).abs() <= 20.0,
-                    "{pod} jumped from {before}M to {now}M"
-                );
+                assert!(now < before, "{pod} went from {before}M to {now}M");
             }
             before = now;
         }
