@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 pub const EGRESS: &str = "kubernetes.io/egress-bandwidth";
 /// Our record of who set the limit and what was there before.
 pub const RECORD: &str = "laneguard.dev/limit";
-/// On a pod: Laneguard keeps its hands off, whatever the value.
+/// On a pod: Laneguard keeps its hands off, whatever the value. One that gets it while it is limited keeps limit and record as they are, also
+/// when the policy ends or the limit expires: whoever took charge of the pod removes them. Without it the pod is as any other again.
 pub const IGNORE: &str = "laneguard.dev/ignore";
 
 /// The longest record that is read; a longer one counts as unreadable.

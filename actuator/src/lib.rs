@@ -1,7 +1,7 @@
 //! Laneguard actuator: everything Kubernetes.
 //!
 //! Keeps the bandwidth annotations of best-effort pods equal to the limits that are commanded over NATS, restores them when they are no longer
-//! wanted, and reports what it did. Annotates running pods only; templates and workloads are never touched and nothing restarts.
+//! wanted, and reports what it did. A pod with `laneguard.dev/ignore` is left as it is, limited or not. Annotates running pods only; templates and workloads are never touched and nothing restarts.
 //!
 //! Where to look: what may happen to a pod, [`plan`]; which command is in force and until when, [`commands`]; which policies act where,
 //! [`policies`]; when pods are looked at and how outcomes are counted, [`reconcile`] and [`batch`]; the write and its fences, [`apply`]; who

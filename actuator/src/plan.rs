@@ -4,6 +4,7 @@
 
 use laneguard_proto::policy::{BestEffort, Bounds, Entry, StaleAction};
 use laneguard_proto::selector::LabelSelector;
+use laneguard_proto::subject::Token;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -122,14 +123,14 @@ enum Claim<'a> {
     },
     /// That the limit on it stays, as no command is known yet.
     Standing { until: Option<Instant> },
-    /// The minimum in the record, as nobody renews the limit.
-    Minimum(Limit),
+    /// The minimum of these bounds, as nobody renews the limit.
+    Minimum(Limit, Bounds),
 }
 
 impl Claim<'_> {
     fn bps(&self, pod: &Pod) -> f64 {
         match self {
-            Self::Limit { limit, .. } | Self::Minimum(limit) => limit.bps(),
+            Self::Limit { limit, .. } | Self::Minimum(limit, _) => limit.bps(),
             Self::Standing { .. } => pod
                 .egress
                 .as_deref()
@@ -256,7 +257,9 @@ impl World<'_> {
             Ownership::Foreign => return Own::None,
             // it could be anybody's: it stays until the policies are known, and goes if none of them claims the pod
             Ownership::Unreadable
-                if self.policies.synced() && self.policies.iter().next().is_some() =>
+                if self.policies.synced()
+                    && self.policies.iter().next().is_some()
+                    && !self.awaits_command(pod, None) =>
             {
                 return Own::Ends(Cause::PolicyEnded);
             }
@@ -264,14 +267,14 @@ impl World<'_> {
             Ownership::Ours(record) => record,
         };
         if !self.policies.synced() {
-            return self.unattended(record, None);
+            return self.unattended(record, None, None);
         }
         let slot = Slot {
             policy: record.policy.clone(),
             class: record.class.clone(),
         };
         let entry = match self.policies.standing(&record.policy) {
-            Standing::Unknown => return self.unattended(record, None),
+            Standing::Unknown => return self.unattended(record, None, None),
             Standing::Deleted => return Own::Ends(Cause::PolicyEnded),
             Standing::Idle(_, Idle::Released) => return Own::Ends(Cause::Released),
             Standing::Idle(..) => return Own::Ends(Cause::PolicyEnded),
@@ -282,14 +285,55 @@ impl World<'_> {
             .scope(entry, &pod.key.namespace, self.namespaces);
         let selected = class(entry, &record.class).filter(|c| c.selector.matches(&pod.labels));
         match (selected, scope) {
+            // the class has another name now
+            (None, Scope::Inside | Scope::Unknown)
+                if self.awaits_command(pod, Some(&record.policy)) =>
+            {
+                Own::Claims(Claim::Standing { until: None })
+            }
             (None, _) | (_, Scope::Outside | Scope::Denied) => Own::Ends(Cause::PolicyEnded),
             (_, Scope::Unknown) => Own::Claims(Claim::Standing { until: None }),
-            (Some(_), Scope::Inside) => self.unattended(record, self.commands.get(&slot)),
+            (Some(class), Scope::Inside) => {
+                self.unattended(record, Some(&class.bandwidth), self.commands.get(&slot))
+            }
         }
     }
 
+    /// Whether a policy (this one, or any) enforces a class here that has no command yet: the pod is not to be unlimited until it has.
+    fn awaits_command(&self, pod: &Pod, policy: Option<&Token>) -> bool {
+        let mut near = self.policies.near(&pod.key.namespace);
+        near.any(|token| {
+            if policy.is_some_and(|policy| policy != token) {
+                return false;
+            }
+            let Standing::Enforcing(entry) = self.policies.standing(token) else {
+                return false;
+            };
+            let scope = self
+                .policies
+                .scope(entry, &pod.key.namespace, self.namespaces);
+            let selecting = entry
+                .spec
+                .best_effort
+                .iter()
+                .filter(|class| class.selector.matches(&pod.labels));
+            matches!(scope, Scope::Inside | Scope::Unknown)
+                && selecting
+                    .filter_map(|class| class.class.parse().ok())
+                    .any(|class| {
+                        let policy = token.clone();
+                        self.commands.get(&Slot { policy, class }).is_none()
+                    })
+        })
+    }
+
     /// Without a command in force, `onStale` of the record decides, counted from when we became responsible.
-    fn unattended<'b>(&self, record: &Record, current: Option<&InForce>) -> Own<'b> {
+    fn unattended<'b>(
+        &self,
+        record: &Record,
+        bounds: Option<&Bounds>,
+        current: Option<&InForce>,
+    ) -> Own<'b> {
         if let Some(current) = current {
             // the command is among the claims, unless it wants the limit gone
             return match (current.expired, current.command.on_stale) {
@@ -302,7 +346,9 @@ impl World<'_> {
             StaleAction::Hold => Own::Claims(Claim::Standing { until: None }),
             _ if self.now < stale => Own::Claims(Claim::Standing { until: Some(stale) }),
             StaleAction::Protect => {
-                Own::Claims(Claim::Minimum(Limit::within(0.0, &record.bounds()).0))
+                // those in the record are as old as the record
+                let bounds = bounds.copied().unwrap_or_else(|| record.bounds());
+                Own::Claims(Claim::Minimum(Limit::within(0.0, &bounds).0, bounds))
             }
             StaleAction::Release => Own::Ends(Cause::Expired),
         }
@@ -311,8 +357,11 @@ impl World<'_> {
     fn carry_out(&self, pod: &Pod, claim: Claim<'_>) -> Plan {
         let (limit, record, clamped, stale) = match claim {
             Claim::Standing { until } => return Plan::Await(until),
-            Claim::Minimum(limit) => match pod.record() {
-                Some(record) => (limit, record.clone(), false, true),
+            Claim::Minimum(limit, Bounds { min, max }) => match pod.record() {
+                Some(record) => {
+                    let record = record.clone();
+                    (limit, Record { min, max, ..record }, false, true)
+                }
                 None => return Plan::Leave,
             },
             Claim::Limit {

@@ -305,9 +305,9 @@ fn leaving_enforce_deletion_release_and_a_lost_class_or_label_restore_what_was_f
     let mut released = enforcing(2e7);
     released.policies.set_released(&token("factory_p"), true);
     assert_eq!(restored(released.plan(&ours)), back(Cause::Released));
-    let renamed = json!({"bestEffort": [{"class": "other", "selector": {"matchLabels": {"priority": "best-effort"}}}]});
+    let lost = json!({"bestEffort": [{"class": "other", "selector": {"matchLabels": {"x": "y"}}}]});
     assert_eq!(
-        restored(Fixture::new(renamed).plan(&ours)),
+        restored(Fixture::new(lost).plan(&ours)),
         back(Cause::PolicyEnded)
     );
     let mut relabelled = ours.clone();
@@ -465,6 +465,70 @@ fn an_unreadable_record_counts_as_ours_with_nothing_found() {
         restored(Fixture::new(json!({"mode": "Off"})).plan(&garbled)),
         (None, Cause::PolicyEnded)
     );
+}
+
+#[test]
+fn until_the_first_command_a_pod_with_an_unreadable_record_or_a_renamed_class_keeps_its_limit() {
+    let garbled = pod(
+        json!({"annotations": {EGRESS: "20M", RECORD: "{garbage"}}),
+        json!({}),
+    );
+    assert_eq!(
+        Fixture::new(json!({})).plan(&garbled),
+        Plan::Await(None),
+        "an enforcing policy selects it"
+    );
+    let elsewhere = pod(
+        json!({"namespace": "other", "annotations": {EGRESS: "20M", RECORD: "{garbage"}}),
+        json!({}),
+    );
+    assert_eq!(
+        restored(Fixture::new(json!({})).plan(&elsewhere)),
+        (None, Cause::PolicyEnded)
+    );
+    let ours = limited("20M", &record(StaleAction::Hold, Some("50M")));
+    let renamed = json!({"bestEffort": [{"class": "other", "selector": {"matchLabels": {"priority": "best-effort"}}}]});
+    let mut fixture = Fixture::new(renamed);
+    assert_eq!(fixture.plan(&ours), Plan::Await(None));
+    let mut first = command("factory_p", Wanted::Limit(3e7));
+    first.slot.class = token("other");
+    fixture
+        .commands
+        .accept(first, Duration::ZERO, fixture.start);
+    let Plan::Set(set) = fixture.plan(&ours) else {
+        panic!()
+    };
+    assert_eq!(
+        (set.record.class.as_str(), set.record.found.as_deref()),
+        ("other", Some("50M"))
+    );
+}
+
+#[test]
+fn the_minimum_after_a_restart_is_the_policys_where_it_is_known() {
+    let higher = json!({"bestEffort": [{"class": "bulk", "selector": {"matchLabels": {"priority": "best-effort"}},
+        "bandwidth": {"min": "30M", "max": "60M"}}]});
+    let ours = limited("80M", &record(StaleAction::Protect, None));
+    let Plan::Set(set) = Fixture::new(higher).plan_at(&ours, Duration::from_secs(15)) else {
+        panic!()
+    };
+    assert_eq!(set.limit.to_string(), "30M");
+    assert_eq!(set.record.min, Bandwidth::from_bps(3e7).unwrap());
+}
+
+#[test]
+fn a_limited_pod_that_is_told_to_be_ignored_keeps_limit_and_record_whatever_follows() {
+    let record = record(StaleAction::Release, Some("50M")).to_json();
+    let ignored = pod(
+        json!({"annotations": {EGRESS: "20M", RECORD: record, IGNORE: ""}}),
+        json!({}),
+    );
+    let mut deleted = enforcing(3e7);
+    deleted.policies.delete(&token("factory_p"));
+    for fixture in [enforcing(3e7), Fixture::new(json!({})), deleted] {
+        let plan = fixture.plan_at(&ignored, Duration::from_secs(60));
+        assert_eq!(plan, Plan::Refuse(Refusal::Ignored));
+    }
 }
 
 #[test]
