@@ -62,6 +62,7 @@ fn scenarios(seed: u64) -> Vec<Scenario> {
         Scenario::capacity_drop(seed),
         Scenario::slow_server(seed),
         Scenario::light_load(seed),
+        Scenario::from_100(seed),
         Scenario::stalls(seed),
         Scenario::udp(seed),
         Scenario::one_of_three(seed),

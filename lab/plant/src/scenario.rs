@@ -242,6 +242,15 @@ impl Scenario {
         scenario
     }
 
+    /// The congestion with limits of 100 Mbit/s at the start, as the predecessor's law was measured on the kernel network.
+    #[must_use]
+    pub fn from_100(seed: u64) -> Self {
+        let mut scenario = Self::congestion(200e6, 3, seed);
+        scenario.name = "congestion from 100 Mbit/s".into();
+        scenario.start_bps = 100e6;
+        scenario
+    }
+
     /// The congestion, on machines that stall four times a minute.
     #[must_use]
     pub fn stalls(seed: u64) -> Self {
