@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use laneguard_proto::policy::StaleAction;
+use laneguard_proto::policy::{OnStale, StaleAction};
 use laneguard_proto::subject::Token;
 use tokio::time::Instant;
 
@@ -34,6 +34,12 @@ pub struct Command {
 impl Command {
     fn number(&self) -> (u64, u64) {
         (self.term, self.sequence)
+    }
+
+    /// What follows when nobody renews it is the policy owner's to say, not the decider's: it may only be valid for less.
+    pub fn obey(&mut self, on_stale: &OnStale) {
+        self.on_stale = on_stale.action;
+        self.valid_for = self.valid_for.min(on_stale.after);
     }
 }
 
@@ -145,6 +151,16 @@ impl Commands {
         }
     }
 
+    /// How many classes are known.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether no class is known.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Forgets the class's command if a newer number is known: it was taken in before that was.
     pub fn drop_outdated(&mut self, slot: &Slot) {
         if let Some(state) = self.0.get_mut(slot) {
@@ -175,6 +191,23 @@ impl Commands {
         self.0
             .iter()
             .filter_map(|(slot, state)| Some((slot, state.current.as_ref()?)))
+    }
+
+    /// Puts the policy's commands under its `onStale`: see [`Command::obey`].
+    pub fn obey(&mut self, policy: &Token, on_stale: &OnStale, now: Instant) {
+        for (slot, state) in &mut self.0 {
+            if slot.policy == *policy
+                && let Some(current) = &mut state.current
+            {
+                current.command.obey(on_stale);
+                current.deadline = current.deadline.min(now + on_stale.after);
+            }
+        }
+    }
+
+    /// Forgets every class but these, numbers and all.
+    pub fn retain(&mut self, known: impl Fn(&Slot) -> bool) {
+        self.0.retain(|slot, _| known(slot));
     }
 
     /// Forgets the policy's commands, not their numbers: it stopped enforcing, and needs a new command when it starts again.

@@ -154,6 +154,14 @@ impl World<'_> {
         }
     }
 
+    /// Why a pod cannot be limited.
+    pub fn not_covered(&self, pod: &Pod) -> Option<Refusal> {
+        let long = |pod: &Pod| pod.egress.as_ref().is_some_and(|e| e.len() > LONGEST_FOUND);
+        self.untouchable(pod).or_else(|| {
+            (pod.ownership == Ownership::Foreign && long(pod)).then_some(Refusal::FoundTooLong)
+        })
+    }
+
     /// The first class of a policy that selects the pod, and whether the policy acts in its namespace.
     pub fn selecting<'b>(&self, entry: &'b Entry, pod: &Pod) -> Option<(&'b BestEffort, Scope)> {
         let class = entry

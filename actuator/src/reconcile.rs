@@ -40,6 +40,12 @@ mod observe;
 mod queue;
 mod work;
 
+/// Classes that no policy has are kept up to about so many, as their policy may be on its way.
+const MOST_STRANGERS: usize = 1024;
+
+/// A refused command's term and sequence, and why.
+type Refusal = (u64, u64, &'static str);
+
 /// How it behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -101,8 +107,10 @@ pub struct Reconciler {
     commands: Commands,
     /// The last command of each class that an outcome was published about, by any replica.
     reported: HashMap<Slot, (u64, u64)>,
-    /// The last refusal of each class, so that a repeated one is only counted.
-    refused: HashMap<Slot, (u64, u64, &'static str, bool)>,
+    /// The last refusal of each class and when it was told, so that a repeated one is only counted.
+    refused: HashMap<Slot, (Refusal, Instant)>,
+    /// Forget unknown classes when there are more than so many.
+    prune_at: usize,
     /// Classes without a command whose expiry was reported.
     orphaned: HashSet<Slot>,
     leading_since: Option<Instant>,
@@ -137,6 +145,7 @@ impl Reconciler {
             commands: Commands::default(),
             reported: HashMap::new(),
             refused: HashMap::new(),
+            prune_at: MOST_STRANGERS,
             orphaned: HashSet::new(),
             leading_since: None,
             queue: Queue::default(),
@@ -189,6 +198,8 @@ impl Reconciler {
         if leading {
             self.leading_since = Some(now);
             self.orphaned.clear();
+            // only noted so far: the owner goes above the term it hears of
+            self.refused.clear();
             self.touch_placement(now);
             self.resume(now);
         } else {
@@ -246,6 +257,7 @@ impl Reconciler {
         if now >= self.next_full {
             self.next_full = now + FULL_PLAN;
             self.contests.retain(|_, contest| now - contest.last < CALM);
+            self.prune();
             self.enqueue_all();
         }
     }

@@ -9,7 +9,7 @@ use laneguard_proto::v1::Outcome;
 use tokio::time::Instant;
 use tracing::Span;
 
-use super::{Reconciler, Report};
+use super::{MOST_STRANGERS, Reconciler, Report};
 use crate::annotation::Limit;
 use crate::batch::Trigger;
 use crate::commands::{Command, Verdict, Wanted};
@@ -17,14 +17,21 @@ use crate::metrics::ResultLabel;
 use crate::pods::Pod;
 use crate::policies::{Idle, Slot, Standing, class};
 
+/// A command's validity at most: that of a policy can be no longer.
+const LONGEST_VALIDITY: Duration = Duration::from_secs(24 * 3600);
+/// The same refusal is told again after this: the owner may have missed it.
+const REFUSE_AGAIN: Duration = Duration::from_secs(10);
+
 impl Reconciler {
     /// A policy as it is now.
     pub fn policy(&mut self, token: Token, entry: Entry, now: Instant) {
         let before = self.classes(&token);
         let enforced = self.enforcing(&token);
+        let on_stale = entry.spec.on_stale;
         if !self.policies.put(token.clone(), entry) {
             return;
         }
+        self.commands.obey(&token, &on_stale, now);
         self.policy_moved(&token, before, enforced, now);
     }
 
@@ -74,7 +81,7 @@ impl Reconciler {
     /// A command. `age` is how long before `received` it was stored, as far as is known.
     pub fn command(
         &mut self,
-        command: Command,
+        mut command: Command,
         age: Duration,
         received: Instant,
         span: Span,
@@ -88,7 +95,12 @@ impl Reconciler {
             })
             .chain(command.nodes.values().copied())
             .collect();
+        command.valid_for = command.valid_for.min(LONGEST_VALIDITY);
+        if let Some(entry) = self.policies.entry(&slot.policy) {
+            command.obey(&entry.spec.on_stale);
+        }
         let verdict = self.commands.accept(command, age, received);
+        self.prune_if_many();
         if let Verdict::Refused {
             highest_term,
             older_term,
@@ -99,13 +111,13 @@ impl Reconciler {
             } else {
                 "older_sequence"
             };
-            self.refuse(slot, number, reason, highest_term, span);
+            self.refuse(slot, number, reason, highest_term, span, now);
             return;
         }
         if self.policies.synced()
             && let Some(reason) = self.objection(&slot)
         {
-            self.refuse(slot, number, reason, number.0, span);
+            self.refuse(slot, number, reason, number.0, span, now);
             return;
         }
         self.refused.remove(&slot);
@@ -133,6 +145,30 @@ impl Reconciler {
                 self.reported.insert(slot, (outcome.term, outcome.sequence));
             }
         }
+        self.prune_if_many();
+    }
+
+    fn prune_if_many(&mut self) {
+        if self.commands.len() > self.prune_at {
+            self.prune();
+        }
+    }
+
+    /// Forgets classes that no policy has and no pod names: anybody may send messages about such, without end.
+    pub(super) fn prune(&mut self) {
+        if !self.policies.synced() || !self.listed {
+            return;
+        }
+        let recorded = self.recorded_slots();
+        let known = |slot: &Slot| {
+            let entry = self.policies.entry(&slot.policy);
+            recorded.contains(slot) || entry.is_some_and(|e| class(e, &slot.class).is_some())
+        };
+        self.commands.retain(known);
+        self.reported.retain(|slot, _| known(slot));
+        self.refused.retain(|slot, _| known(slot));
+        self.orphaned.retain(known);
+        self.prune_at = 2 * self.commands.len() + MOST_STRANGERS;
     }
 
     pub(super) fn count_command(&self, result: &'static str) {
@@ -179,14 +215,19 @@ impl Reconciler {
         reason: &'static str,
         highest_term: u64,
         span: Span,
+        now: Instant,
     ) {
         self.count_command(reason);
-        // what was only noted is told once this replica leads: the owner goes above the term it hears of
-        let refusal = (number.0, number.1, reason, self.leading());
-        if self.refused.insert(slot.clone(), refusal) == Some(refusal) {
+        let refusal = (number.0, number.1, reason);
+        let former = self.refused.get(&slot).copied();
+        let known = former.is_some_and(|(former, _)| former == refusal);
+        if known && former.is_some_and(|(_, at)| now < at + REFUSE_AGAIN) {
             return;
         }
-        tracing::warn!(policy = %slot.policy, class = %slot.class, term = number.0, sequence = number.1, reason, highest_term, "command refused");
+        self.refused.insert(slot.clone(), (refusal, now));
+        if !known {
+            tracing::warn!(policy = %slot.policy, class = %slot.class, term = number.0, sequence = number.1, reason, highest_term, "command refused");
+        }
         if self.leading() {
             let outcome = Outcome {
                 policy: slot.policy.to_string(),

@@ -591,7 +591,8 @@ fn a_write_that_was_under_way_does_not_count_for_a_newer_command() {
 
 #[test]
 fn expiry_protects_or_releases_and_a_renewal_brings_the_limit_back() {
-    let mut bench = Bench::new(three_pods(), Some(json!({})));
+    let on_stale = |action| json!({"onStale": {"action": action, "after": "15s"}});
+    let mut bench = Bench::new(three_pods(), Some(on_stale("Protect")));
     let protect = Command {
         on_stale: StaleAction::Protect,
         ..command(Wanted::Limit(8e7))
@@ -607,6 +608,8 @@ fn expiry_protects_or_releases_and_a_renewal_brings_the_limit_back() {
     bench.send(protect);
     bench.settle();
     assert_eq!(bench.api.egress(&key("a")).as_deref(), Some("80M"));
+    bench.policy(on_stale("Release"));
+    bench.settle();
     let release = Command {
         sequence: 2,
         on_stale: StaleAction::Release,
@@ -832,6 +835,111 @@ fn a_pod_that_others_write_all_the_time_is_tried_again_soon_and_a_settled_one_be
     }
     bench.pass(2);
     assert!(bench.reconciler.attempts.is_empty());
+}
+
+#[test]
+fn a_commands_expiry_is_the_policys_whatever_the_command_says() {
+    let rash = Command {
+        on_stale: StaleAction::Release,
+        valid_for: Duration::from_millis(1),
+        ..command(Wanted::Limit(8e7))
+    };
+    let mut bench = Bench::new(three_pods(), Some(json!({})));
+    bench.send(rash.clone());
+    bench.settle();
+    bench.pass(60);
+    assert_eq!(
+        bench.api.egress(&key("a")).as_deref(),
+        Some("80M"),
+        "the policy holds"
+    );
+    let endless = Command {
+        valid_for: Duration::from_secs(1 << 30),
+        ..rash
+    };
+    let protect = json!({"onStale": {"action": "Protect", "after": "15s"}});
+    let mut bench = Bench::new(three_pods(), Some(protect.clone()));
+    bench.send(endless.clone());
+    bench.settle();
+    bench.pass(15);
+    assert_eq!(bench.api.egress(&key("a")).as_deref(), Some("10M"));
+    let mut bench = Bench::new(three_pods(), None);
+    bench.send(endless);
+    bench.policy(protect);
+    bench.reconciler.policies_synced(bench.now);
+    bench.reconciler.overrides_synced(bench.now);
+    bench.settle();
+    assert_eq!(bench.api.egress(&key("a")).as_deref(), Some("80M"));
+    bench.pass(15);
+    assert_eq!(
+        bench.api.egress(&key("a")).as_deref(),
+        Some("10M"),
+        "also if the policy came later"
+    );
+}
+
+#[test]
+fn a_refusal_that_goes_on_is_repeated_but_not_each_time() {
+    let mut bench = Bench::new(three_pods(), Some(json!({})));
+    bench.command(5, 2, 80.0);
+    bench.settle();
+    let mut told = 0;
+    for _ in 0..30 {
+        bench.command(4, 9, 900.0);
+        told += bench.pass(1).iter().filter(|o| o.refused).count();
+    }
+    assert_eq!(told, 3);
+}
+
+#[test]
+fn classes_that_nobody_knows_are_forgotten() {
+    let mut bench = Bench::new(three_pods(), Some(json!({})));
+    bench.command(5, 1, 80.0);
+    bench.settle();
+    for n in 0..20_000_u64 {
+        let slot = Slot {
+            policy: token(&format!("factory_{n}")),
+            class: token("bulk"),
+        };
+        let outcome = Outcome {
+            term: 5,
+            sequence: n,
+            ..Outcome::default()
+        };
+        bench.reconciler.outcome(slot.clone(), &outcome);
+        bench.send(Command {
+            slot,
+            ..command(Wanted::Limit(8e7))
+        });
+        bench.reconciler.take_reports();
+    }
+    let kept = bench.reconciler.commands.len();
+    assert!(kept < 3000, "{kept}");
+    assert!(bench.reconciler.refused.len() <= kept && bench.reconciler.reported.len() <= kept);
+    bench.pass(30);
+    assert_eq!(bench.reconciler.commands.len(), 1);
+    bench.command(4, 9, 900.0);
+    assert_eq!(bench.settle().last().unwrap().refused_reason, "older_term");
+}
+
+#[test]
+fn a_pod_whose_own_value_is_too_long_is_named_as_not_covered() {
+    let mut api = three_pods();
+    api.put(
+        "factory",
+        "long",
+        json!({"annotations": {EGRESS: "9".repeat(300)}}),
+    );
+    let mut bench = Bench::new(api, Some(json!({})));
+    bench.command(5, 1, 80.0);
+    let outcomes = bench.settle();
+    assert_eq!(counts(&outcomes[0]), (2, 2, 0, 0));
+    let reasons: Vec<_> = outcomes[0]
+        .not_covered
+        .iter()
+        .map(|n| n.reason.as_str())
+        .collect();
+    assert_eq!(reasons, ["critical", "found_too_long"]);
 }
 
 /// What happens to the reconciler.

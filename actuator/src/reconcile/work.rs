@@ -94,12 +94,13 @@ impl Reconciler {
                 }
                 _ => Scope::Outside,
             };
-            match (scope, world.untouchable(pod)) {
+            let not_covered = world.not_covered(pod);
+            match (scope, not_covered) {
                 (Scope::Inside, Some(reason)) => batch.leave_out(pod, reason),
                 (Scope::Denied, _) => batch.leave_out(pod, Refusal::NamespaceDenied),
                 _ => {}
             }
-            let touchable = scope == Scope::Inside && world.untouchable(pod).is_none();
+            let touchable = scope == Scope::Inside && not_covered.is_none();
             if ours || touchable {
                 batch.add(key.clone());
             }
