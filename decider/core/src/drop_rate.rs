@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Action, Evaluation,
-    intake::{ewma, take_in},
+    intake::{ewma, take_in_once},
     pace::{Judgement, Pace, Reading, Standing, conclude},
     policy::{Policy, PolicyError, duration, not_negative, positive, weight},
     reason::number,
@@ -142,7 +142,7 @@ fn judge(
 ) -> Judgement {
     let mut drops = None;
     let max_age_ms = parameters.max_sample_age_ms;
-    let news = take_in(now_ms, max_age_ms, memory, samples, |memory, sample| {
+    let news = take_in_once(now_ms, max_age_ms, memory, samples, |memory, sample| {
         let Some(raw) = sample.drop_rate else {
             return Err(format!("its sample {} has no drop rate", sample.sequence));
         };

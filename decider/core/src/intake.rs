@@ -2,11 +2,14 @@
 //!
 //! A sample counts if it is well formed, newer in sequence than the last one taken in, was observed recently enough and
 //! is of a quality that measured something. All else leaves the averages alone; missing data is not good data.
+//!
+//! A collector asks more often than targets are scraped, so several samples may show one window. For laws that count what they see, one
+//! window is one measurement: a sample that shows it again only says that it still holds.
 
 use crate::{
     reason::seconds,
     sample::{Quality, Sample},
-    state::{Evidence, Workload},
+    state::{Evidence, Window, Workload},
 };
 
 /// What an evaluation's samples brought for one workload.
@@ -26,6 +29,28 @@ pub(crate) fn take_in(
     max_age_ms: u64,
     memory: &mut Workload,
     samples: &[Sample],
+    learn: impl FnMut(&mut Workload, &Sample) -> Result<(), String>,
+) -> News {
+    take(now_ms, max_age_ms, memory, samples, false, learn)
+}
+
+/// As [`take_in`], but `learn` gets each window once: a sample that shows the last one again refreshes the evidence and is not new.
+pub(crate) fn take_in_once(
+    now_ms: i64,
+    max_age_ms: u64,
+    memory: &mut Workload,
+    samples: &[Sample],
+    learn: impl FnMut(&mut Workload, &Sample) -> Result<(), String>,
+) -> News {
+    take(now_ms, max_age_ms, memory, samples, true, learn)
+}
+
+fn take(
+    now_ms: i64,
+    max_age_ms: u64,
+    memory: &mut Workload,
+    samples: &[Sample],
+    once: bool,
     mut learn: impl FnMut(&mut Workload, &Sample) -> Result<(), String>,
 ) -> News {
     let mut fresh: Vec<&Sample> = samples
@@ -45,15 +70,29 @@ pub(crate) fn take_in(
         is_new: false,
         unknown: None,
     };
+    let mut shown_again = fresh.is_empty();
     for sample in &fresh {
         let age_ms = age_ms(now_ms, sample.observed_at_ms);
         let is_recent = age_ms <= max_age_ms;
+        let is_idle = sample.quality == Quality::Idle;
+        let says_something = is_recent && (sample.quality.is_measured() || is_idle);
         memory.last_sequence = Some(sample.sequence);
-        news.is_new =
-            is_recent && (sample.quality.is_measured() || sample.quality == Quality::Idle);
+        let known = memory
+            .window
+            .filter(|window| once && says_something && window.end_ms == sample.window_end_ms);
+        if let Some(window) = known {
+            memory.evidence = window.complete.then_some(Evidence {
+                observed_at_ms: sample.observed_at_ms,
+                idle: is_idle,
+            });
+            shown_again = true;
+            continue;
+        }
+        shown_again = false;
+        news.is_new = says_something;
         news.unknown = if !is_recent {
             Some(too_old(sample.sequence, age_ms, max_age_ms))
-        } else if sample.quality == Quality::Idle {
+        } else if is_idle {
             None
         } else if sample.quality.is_measured() {
             learn(memory, sample).err()
@@ -64,10 +103,16 @@ pub(crate) fn take_in(
         memory.advanced = news.unknown.is_none();
         memory.evidence = memory.advanced.then_some(Evidence {
             observed_at_ms: sample.observed_at_ms,
-            idle: sample.quality == Quality::Idle,
+            idle: is_idle,
         });
+        if once && says_something {
+            memory.window = Some(Window {
+                end_ms: sample.window_end_ms,
+                complete: memory.advanced,
+            });
+        }
     }
-    if fresh.is_empty() {
+    if shown_again && !news.is_new {
         news.unknown = unknown_without_news(now_ms, max_age_ms, memory);
     }
     news

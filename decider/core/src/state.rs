@@ -44,6 +44,9 @@ pub struct Workload {
     pub last_sequence: Option<u64>,
     /// The newest sample, if it could be used; unset: the newest one could not, so nothing is known at present.
     pub evidence: Option<Evidence>,
+    /// The newest window that was measured (laws `Threshold`, `DropRate`): it counts once, however many samples show it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
     /// Whether a usable sample came since the last verdict. A raise needs one of every workload.
     pub advanced: bool,
     /// Moving averages of the signals.
@@ -56,6 +59,15 @@ pub struct Workload {
     /// Delay without queue and above it (law `Autorate`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay: Option<autorate::Delay>,
+}
+
+/// The newest measured window of a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// When it ended, Unix milliseconds by the clock of the source.
+    pub end_ms: i64,
+    /// Whether every signal that the law reads was in it.
+    pub complete: bool,
 }
 
 /// The newest usable sample of a workload.

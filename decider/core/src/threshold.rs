@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Action, Evaluation,
-    intake::{ewma, take_in},
+    intake::{ewma, take_in_once},
     pace::{Judgement, Pace, Reading, Standing, conclude},
     policy::{Critical, Policy, PolicyError, Targets, duration, positive, weight},
     reason::number,
@@ -146,7 +146,7 @@ fn judge(
     // Which signals the newest measured sample had: an old average must not stand in for a value that is missing now.
     let mut present = [true; SIGNALS.len()];
     let max_age_ms = parameters.max_sample_age_ms;
-    let news = take_in(now_ms, max_age_ms, memory, samples, |memory, sample| {
+    let news = take_in_once(now_ms, max_age_ms, memory, samples, |memory, sample| {
         present = smooth(parameters.alpha, &critical.targets, memory, sample);
         let missing = SIGNALS
             .iter()

@@ -7,7 +7,9 @@ use laneguard_decider_core::{
     state::State,
 };
 
-use crate::fixture::{Loop, ROBOT, SCANNER, at, latency, of_quality, policy, unsmoothed};
+use crate::fixture::{
+    Loop, ROBOT, SCANNER, at, latency, milliseconds, of_quality, policy, unsmoothed,
+};
 
 #[test]
 fn a_trace_computed_by_hand_is_followed_step_by_step() {
@@ -386,4 +388,66 @@ fn after_a_violation_the_reason_names_what_is_wrong_with_the_newest_sample() {
         "{}",
         held.reason
     );
+}
+
+/// The sample of second `scraped`, asked for again `later` seconds after.
+fn again(sequence: u64, scraped: f64, later: f64, jitter_ms: f64) -> Sample {
+    Sample {
+        observed_at_ms: milliseconds(scraped + later),
+        ..latency(ROBOT, sequence, scraped, jitter_ms, 4.0)
+    }
+}
+
+#[test]
+fn a_scrape_that_is_asked_for_again_is_smoothed_once() {
+    let mut bench = Loop::new(policy(&[ROBOT]), 500.0);
+    bench.robot(0.0, 2.0, 4.0);
+    bench.step(5.0, &[again(10, 5.0, 0.0, 6.0)]);
+    let smoothed = bench.state.workloads[0].smoothed;
+    for poll in 1..5_u64 {
+        let later = poll as f64;
+        bench.step(5.0 + later, &[again(10 + poll, 5.0, later, 6.0)]);
+        assert_eq!(bench.state.workloads[0].smoothed, smoothed);
+        assert_eq!(bench.state.workloads[0].last_sequence, Some(10 + poll));
+        let evidence = bench.state.workloads[0].evidence.unwrap();
+        assert_eq!(evidence.observed_at_ms, milliseconds(5.0 + later));
+    }
+}
+
+#[test]
+fn a_scrape_that_is_asked_for_again_does_not_agree_with_itself() {
+    let mut bench = Loop::new(unsmoothed(&[ROBOT]), 500.0);
+    assert_eq!(bench.robot(0.0, 2.0, 4.0), (Action::Increase, 515.0));
+    let first = bench.step(100.0, &[again(200, 100.0, 0.0, 9.0)]);
+    assert_eq!(first, (Action::Hold, 515.0), "a turn needs two");
+    let same = bench.step(101.0, &[again(201, 100.0, 1.0, 9.0)]);
+    assert_eq!(same, (Action::Hold, 515.0));
+    let new = bench.step(105.0, &[again(202, 105.0, 0.0, 9.0)]);
+    assert_eq!(new, (Action::CongestionThrottle, 465.0));
+}
+
+#[test]
+fn a_scrape_that_is_known_counts_as_evidence_again_after_a_failed_query() {
+    let mut bench = Loop::new(policy(&[ROBOT]), 500.0);
+    bench.step(5.0, &[again(1, 5.0, 0.0, 2.0)]);
+    let smoothed = bench.state.workloads[0].smoothed;
+    bench.step(6.0, &[of_quality(ROBOT, 2, 6.0, Quality::Failed)]);
+    assert_eq!(bench.state.workloads[0].evidence, None);
+    bench.step(7.0, &[again(3, 5.0, 2.0, 2.0)]);
+    assert!(bench.state.workloads[0].evidence.is_some());
+    assert_eq!(bench.state.workloads[0].smoothed, smoothed);
+}
+
+#[test]
+fn a_scrape_that_lacks_a_signal_lacks_it_however_often_it_is_asked_for() {
+    let mut bench = Loop::new(policy(&[ROBOT]), 500.0);
+    for sequence in 1..4_u64 {
+        let sample = Sample {
+            jitter_ms: None,
+            ..again(sequence, 5.0, sequence as f64, 2.0)
+        };
+        let (action, limit) = bench.step(5.0 + sequence as f64, &[sample]);
+        assert_eq!((action, limit), (Action::Hold, 500.0));
+        assert_eq!(bench.state.workloads[0].evidence, None);
+    }
 }
