@@ -65,7 +65,7 @@ pub async fn start(args: Args, mut process: Process) -> anyhow::Result<Process> 
     let bus = Bus::connect(&config.nats, producer, &mut process).await?;
     let latch = process.readiness.latch("policies");
     process.serve_admin(config.admin_addr).await?;
-    let known = policies::watch(&process, &bus, latch, &metrics);
+    let known = policies::watch(&process, &bus, latch, &metrics, config.poll_interval);
     let shards = Shards::start(&process, &bus, "collector", known.shards.clone());
     let poller = Poller {
         prometheus,

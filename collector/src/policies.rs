@@ -30,6 +30,8 @@ pub struct Policy {
     pub alpha: f64,
     /// After how long without traffic a workload is idle.
     pub idle_after: Duration,
+    /// How long a limit holds without renewal, which takes samples.
+    pub valid_for: Duration,
     /// Its law reads drops and nothing else: they decide whether a sample can be acted on.
     pub by_drops: bool,
     /// Its critical workloads.
@@ -61,6 +63,14 @@ pub struct Known {
     pub placements: watch::Receiver<Placements>,
     /// Shards that some policy hashes to.
     pub shards: watch::Receiver<BTreeSet<u32>>,
+}
+
+impl Policy {
+    /// Whether samples that come every `poll_interval` are too few to renew its limits in time: renewals are due every third of their validity.
+    #[must_use]
+    pub fn outpaces(&self, poll_interval: Duration) -> bool {
+        poll_interval > self.valid_for / 3
+    }
 }
 
 /// Reads a policy. `None`: it is Off.
@@ -97,12 +107,20 @@ fn policy(cluster: &str, key: &Token, bytes: &[u8]) -> Result<Option<Policy>, Po
         alpha: entry.spec.control.alpha,
         by_drops: entry.spec.control.law == Law::DropRate,
         idle_after: entry.spec.idle_after,
+        valid_for: entry.spec.on_stale.after,
         workloads,
     }))
 }
 
-/// Starts watching both buckets. The latch opens when the policies are known.
-pub fn watch(process: &Process, bus: &Bus, latch: Latch, metrics: &Metrics) -> Known {
+/// Starts watching both buckets. The latch opens when the policies are known. Policies that are not sampled often enough with this
+/// `poll_interval` are warned of.
+pub fn watch(
+    process: &Process,
+    bus: &Bus,
+    latch: Latch,
+    metrics: &Metrics,
+    poll_interval: Duration,
+) -> Known {
     let (policies_out, policies) = watch::channel(Policies::default());
     let (shards_out, shards) = watch::channel(BTreeSet::new());
     let (placements_out, placements) = watch::channel(Placements::default());
@@ -126,10 +144,19 @@ pub fn watch(process: &Process, bus: &Bus, latch: Latch, metrics: &Metrics) -> K
             kind: "policy",
             prefix: format!("{}.", bus.cluster()),
             read: move |key: &Token, bytes: &[u8]| {
-                policy(cluster.as_str(), key, bytes).map_err(|e| Wrong {
+                let read = policy(cluster.as_str(), key, bytes).map_err(|e| Wrong {
                     field: e.field,
                     problem: e.problem,
-                })
+                })?;
+                if let Some(policy) = read.as_ref().filter(|p| p.outpaces(poll_interval)) {
+                    tracing::warn!(
+                        policy = %policy.token,
+                        ?poll_interval,
+                        on_stale_after = ?policy.valid_for,
+                        "POLL_INTERVAL is more than a third of the policy's onStale.after: its limits may expire between samples"
+                    );
+                }
+                Ok(read)
             },
             publish,
         }
@@ -266,6 +293,15 @@ mod tests {
                 ("safety_scanner", "safety", "scanner")
             ]
         );
+    }
+
+    #[test]
+    fn a_poll_interval_over_a_third_of_the_validity_is_told() {
+        let mut entry = entry("Enforce");
+        entry["spec"]["onStale"] = serde_json::json!({"after": "6s"});
+        let policy = read("factory_floor", &entry).unwrap().unwrap();
+        assert!(!policy.outpaces(Duration::from_secs(2)));
+        assert!(policy.outpaces(Duration::from_millis(2_001)));
     }
 
     #[test]
