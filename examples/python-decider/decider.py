@@ -17,7 +17,7 @@ from bus import CLUSTER, UNREADABLE, Bus, Lost, decode, number
 from policy import Policy
 
 REPEAT_S = 10  # an unchanged decision is published this often
-LONGEST_LAG_MS = 60_000  # what is older says nothing about now
+LONGEST_LAG_MS = 60_000  # a window that ended longer ago than this when it was read says nothing about now
 log = logging.getLogger("decider")
 
 
@@ -35,17 +35,17 @@ class Reign:
 
 def unusable(policy, newest):
     """Why the newest samples say nothing about now; None: they do."""
-    now_ms = time.time() * 1000
     for workload in policy.targets:
         if workload not in newest:
             return f"There is no sample of {workload} yet."
         sample, came, _ = newest[workload]
-        observed_ms, end_ms = sample.observed_at.ToMilliseconds(), sample.window_end.ToMilliseconds()
+        end_ms = sample.window_end.ToMilliseconds()
         if time.monotonic() - came > policy.valid_for_s:
             return f"There is no news of {workload}."
         if sample.quality not in (sample.GOOD, sample.COARSE, sample.IDLE):
             return f"The sample of {workload} has quality {sample.Quality.Name(sample.quality)}: {sample.reason}"
-        if end_ms <= 0 or observed_ms - end_ms > LONGEST_LAG_MS or now_ms - observed_ms > LONGEST_LAG_MS:
+        # both by one clock, which need not be ours
+        if end_ms <= 0 or sample.observed_at.ToMilliseconds() - end_ms > LONGEST_LAG_MS:
             return f"The sample of {workload} is too old."
     return None
 
@@ -170,8 +170,10 @@ class Decider:
 
     async def decide(self, name, reign, newest, override):
         policy, now_ms, before = reign.policy, int(time.time() * 1000), reign.state
-        samples = [newest[workload][0] for workload in policy.targets if workload in newest]
+        heard = [newest[workload] for workload in policy.targets if workload in newest]
+        samples = [one[0] for one in heard]
         trace = max(newest.values(), key=lambda one: one[1])[2]
+        frozen = override.get("action") == "freeze" and now_ms < (override.get("until_ms") or now_ms + 1)
         blind = unusable(policy, newest)
         unplaced = policy.classes.keys() - before["limits"].keys()
         state, action = before, "HOLD"
@@ -179,21 +181,22 @@ class Decider:
             state, reason = {**before, "good": 0}, f"{blind} Limits are not renewed."
         elif unplaced:
             reason = f"It is not known yet which pods and limits {', '.join(sorted(unplaced))} has."
-        elif override.get("action") == "freeze":
+        elif frozen:
             reason = f"Frozen by {override.get('by') or 'an operator'}."
         else:
             state, action, reason = law.decide(now_ms, before, policy.classes, policy.targets, samples)
 
-        said = action, bool(blind), bool(unplaced), override.get("action")
+        said = action, bool(blind), bool(unplaced), frozen
         if said != reign.said or state["limits"] != before["limits"] or time.monotonic() - reign.said_at >= REPEAT_S:
             reign.sequence += 1
             decision = v1.Decision(
                 cluster=CLUSTER, policy=name, law=law.NAME, term=reign.term, sequence=reign.sequence, action=action,
-                reason=reason, repeats=reign.repeats, mode=policy.mode, policy_generation=policy.generation, samples=samples)
+                reason=reason, repeats=reign.repeats, mode=policy.mode, policy_generation=policy.generation, samples=samples, cause="samples")
             decision.decided_at.FromMilliseconds(now_ms)
-            for sample in decision.samples:  # what the law read, without what the decision says anyway
-                for field in ("cluster", "policy", "smoothed"):
+            for sample, (_, came, _) in zip(decision.samples, heard):
+                for field in ("cluster", "policy", "smoothed"):  # the decision says it, or the law does not read it
                     sample.ClearField(field)
+                sample.observed_at.FromMilliseconds(now_ms - int((time.monotonic() - came) * 1000))
             for c, bps in before["limits"].items():
                 decision.limits.add(**{"class": c, "before_bps": bps, "after_bps": state["limits"][c]})
             decision.state.update(before)

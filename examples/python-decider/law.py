@@ -62,9 +62,9 @@ def decide(now_ms, state, classes, targets, samples):
     elif not state["badSinceMs"]:
         new["badSinceMs"] = max(sample.window_end.ToMilliseconds() for sample in samples)
 
-    # a sample that looks back beyond the last change says little about it
-    look_back = max(s.observed_at.ToMilliseconds() - s.window_start.ToMilliseconds() for s in samples)
-    if 0 <= now_ms - state["changedMs"] < min(look_back, 60_000):
+    # a sample whose window began before the last change says little about it; half a window is for its way to us
+    window_ms = max(s.window_end.ToMilliseconds() - s.window_start.ToMilliseconds() for s in samples)
+    if 0 <= now_ms - state["changedMs"] < min(1.5 * window_ms, 60_000):
         return new, "HOLD", f"{words}; waiting for samples from after the last change."
 
     if bad:
