@@ -199,7 +199,8 @@ impl PolicySet {
         }
     }
 
-    /// Whether a pod belongs to a critical workload of any policy, whatever the policy's mode.
+    /// Whether a pod belongs to a critical workload of any policy, whatever the policy's mode. A workload in another namespace than the
+    /// policy's counts only in policies of the policy namespace and of the environment.
     pub fn protects(&self, pod: &Pod) -> bool {
         pod.workloads.iter().any(|workload| {
             self.critical_anywhere.contains(&**workload)
@@ -233,9 +234,13 @@ impl PolicySet {
             }
             let selector = entry.spec.namespace_selector.as_ref();
             self.needs_namespaces |= selector.is_some_and(|s| !s.is_empty());
+            // or a policy of one namespace could make the pods of another untouchable
+            let reaches_out =
+                entry.origin == Origin::Environment || entry.namespace == self.policy_namespace;
             for critical in &entry.spec.critical {
                 let name = workload_name(&critical.workload).to_owned();
                 match critical.namespace_in(&entry.namespace) {
+                    namespace if namespace != entry.namespace && !reaches_out => continue,
                     "" => self.critical_anywhere.insert(name),
                     namespace => self.critical.insert((namespace.to_owned(), name)),
                 };
@@ -305,6 +310,31 @@ pub(crate) mod tests {
         assert_eq!(set.scope(&other, "x", &namespaces), Scope::Denied);
         assert_eq!(set.scope(&other, "y", &namespaces), Scope::Outside);
         assert_eq!(set.scope(&other, "factory", &namespaces), Scope::Inside);
+    }
+
+    #[test]
+    fn only_the_policy_namespace_and_the_environment_protect_pods_of_other_namespaces() {
+        let critical = |namespace: &str| {
+            json!({"critical": [{"namespace": namespace, "workload": "upload",
+                "targets": [{"metric": "P95", "below": "10ms"}]}]})
+        };
+        let upload = crate::pods::tests::pod(
+            json!({"metadata": {"namespace": "b", "name": "upload", "uid": "u", "resourceVersion": "1"}}),
+        );
+        let mut environment = entry("default", "default", critical("b"));
+        environment.origin = Origin::Environment;
+        for (entry, protected) in [
+            (entry("a", "p", critical("b")), false),
+            (entry("a", "p", critical("a")), false),
+            (entry("b", "p", critical("b")), true),
+            (entry("laneguard", "p", critical("b")), true),
+            (environment, true),
+        ] {
+            let mut set = PolicySet::new("laneguard");
+            let from = format!("{:?} {}", entry.origin, entry.namespace);
+            set.put("x".parse().unwrap(), entry);
+            assert_eq!(set.protects(&upload), protected, "{from}");
+        }
     }
 
     #[test]
