@@ -240,10 +240,9 @@ impl Elector {
 
     /// One look or renewal, begun at `now`.
     async fn round(&mut self, now: Instant) {
-        match tokio::time::timeout(ANSWER, self.attempt(now)).await {
-            Ok(Ok(())) => self.logged = None,
-            Ok(Err(error)) => self.failed(error.to_string()),
-            Err(_) => self.failed("no answer".into()),
+        match self.attempt(now).await {
+            Ok(()) => self.logged = None,
+            Err(error) => self.failed(error.to_string()),
         }
         let lapsed = self
             .state
@@ -280,12 +279,13 @@ impl Elector {
         let step = match self.held.take() {
             Some(lease) => Step::Claim(Box::new(lease)),
             None => {
-                let lease = self.api.get_opt(&self.name).await?;
+                let lease = answer(self.api.get_opt(&self.name)).await?;
                 ours = lease.as_ref().is_some_and(|l| self.candidate.holds(l));
                 self.candidate.look(lease, now)
             }
         };
         let at = wall_clock();
+        let sent = Instant::now();
         let how = PostParams::default();
         // a missing lease is looked for again; a missing namespace must be said
         let creates = step == Step::Create;
@@ -305,18 +305,18 @@ impl Elector {
                     spec: None,
                 };
                 let lease = self.candidate.claimed(blank, at);
-                self.api.create(&how, &lease).await
+                answer(self.api.create(&how, &lease)).await
             }
             Step::Claim(lease) => {
                 let lease = self.candidate.claimed(*lease, at);
-                self.api.replace(&self.name, &how, &lease).await
+                answer(self.api.replace(&self.name, &how, &lease)).await
             }
         };
         match written {
             Ok(lease) => {
                 self.held = Some(lease);
                 self.candidate.connected |= connected;
-                self.state.send_replace(Some(now + TRUST));
+                self.state.send_replace(Some(sent + TRUST));
                 Ok(())
             }
             // somebody else wrote, or the lease was deleted: look again
@@ -352,6 +352,15 @@ impl Elector {
             Err(_) => tracing::warn!(lease = self.name, "the lease was not released, it lapses"),
         }
     }
+}
+
+/// A request's answer, if it comes in time.
+async fn answer<T>(
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
+    tokio::time::timeout(ANSWER, request)
+        .await
+        .unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into())))
 }
 
 /// For people who read the lease; nobody compares it.
@@ -444,6 +453,32 @@ mod tests {
         let spec = claimed.spec.unwrap();
         assert_eq!(spec.holder_identity.as_deref(), Some("b"));
         assert_eq!(spec.lease_transitions, Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_takes_most_of_a_second_for_each_request_still_elects_a_leader() {
+        const SLOW: Duration = Duration::from_millis(800);
+        let read = async || {
+            tokio::time::sleep(SLOW).await;
+            axum::Json(lease("", "1"))
+        };
+        let write = async |axum::Json(lease): axum::Json<Lease>| {
+            tokio::time::sleep(SLOW).await;
+            axum::Json(lease)
+        };
+        let path = "/apis/coordination.k8s.io/v1/namespaces/laneguard/leases/{name}";
+        let server = axum::Router::new().route(path, axum::routing::get(read).put(write));
+        let client = kube::Client::new(server, "laneguard");
+        let (mut elector, leadership) =
+            Elector::new(client, "laneguard", "lease", "b".into(), || true);
+        let began = Instant::now();
+        elector.round(began).await;
+        assert!(leadership.is_leader());
+        assert_eq!(
+            leadership.until(),
+            Some(began + SLOW + TRUST),
+            "trust counts from when the claim was sent"
+        );
     }
 
     #[tokio::test(start_paused = true)]
