@@ -198,3 +198,16 @@ async fn every_binary_says_its_version() {
         );
     }
 }
+
+#[test]
+fn a_flag_without_help_default_or_variable_is_seen_as_such() {
+    let help = "Options:\n      --first <MS>\n          What it does, milliseconds\n          \n          [env: FIRST=]\n          [default: 5]\n\n      --second <SECOND>\n\n  -h, --help\n          Print help\n";
+    let found = entries(help);
+    let heads: Vec<_> = found.iter().filter_map(Entry::long).collect();
+    assert_eq!(heads, ["first", "second", "help"]);
+    assert_eq!(
+        (found[0].variable(), found[0].value_name()),
+        (Some("FIRST"), Some("MS"))
+    );
+    assert_eq!((found[1].variable(), found[1].text.as_str()), (None, ""));
+}

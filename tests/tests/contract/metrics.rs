@@ -143,3 +143,23 @@ async fn every_metric_has_our_prefix_and_base_units() {
         }
     }
 }
+
+#[test]
+fn names_of_metrics_are_told_from_other_words() {
+    let text = "rate(laneguard_bus_published_messages_total{kind=\"x\"}[1m]), crate laneguard_runtime, `laneguard_actuator_*`";
+    let expected = [
+        "laneguard_actuator_",
+        "laneguard_bus_published_messages_total",
+    ];
+    assert_eq!(mentioned(text), expected.map(str::to_owned).into());
+    let registered = registered();
+    assert!(
+        registered.contains("laneguard_bus_published_messages"),
+        "{registered:?}"
+    );
+    assert!(
+        registered.contains("laneguard_collector_poll_duration_seconds"),
+        "{registered:?}"
+    );
+    assert!(!registered.contains("laneguard_bus_no_such"));
+}

@@ -1,7 +1,6 @@
 use std::collections::BTreeSet;
 
 use futures::StreamExt as _;
-use laneguard_proto::subject::Kind;
 use laneguard_proto::v1::Decision;
 use laneguard_tests::exporter::Condition;
 use laneguard_tests::kubernetes::{View, Where};
@@ -328,13 +327,8 @@ async fn no_variable_no_policy_and_a_policy_of_somebody_else_keeps_the_environme
         .counted("actuator", "laneguard_actuator_leader", &[], 1.0)
         .await;
     // once the actuator has looked, a command for `default` is answered: there is no such policy
-    let mut outcomes = world.bus().subscribe::<laneguard_proto::v1::Outcome>(
-        Kind::Outcome,
-        laneguard_runtime::bus::Start::New,
-    );
     crate::hostile::send(&world, "default", "best-effort", 1, 1, 1e8).await;
-    let outcome = soon("the refusal", outcomes.next()).await.unwrap().message;
-    assert_eq!(outcome.refused_reason, "unknown_policy");
+    refused(&world, 1).await;
     assert!(world.entry("default").await.is_none());
 
     let token = world.apply("mine", crate::spec("Observe", "none")).await;
@@ -342,19 +336,24 @@ async fn no_variable_no_policy_and_a_policy_of_somebody_else_keeps_the_environme
     world.remove(&first).await;
     world.setting("TARGET_JITTER_MS", "5");
     world.add("actuator").await.unwrap();
-    world
-        .counted("actuator", "laneguard_actuator_leader", &[], 1.0)
-        .await;
+    let leader = "laneguard_actuator_leader";
+    world.counted("actuator", leader, &[], 1.0).await;
     crate::hostile::send(&world, "default", "best-effort", 1, 2, 1e8).await;
-    let outcome = soon("the refusal", async {
-        loop {
-            let outcome = outcomes.next().await.unwrap().message;
-            if outcome.sequence == 2 {
-                return outcome;
-            }
-        }
-    })
-    .await;
-    assert_eq!(outcome.refused_reason, "unknown_policy");
+    refused(&world, 2).await;
     assert!(world.entry("default").await.is_none() && world.entry(&token).await.is_some());
+}
+
+/// Waits until a command is refused, as there is no such policy.
+async fn refused(world: &World, sequence: u64) {
+    until(
+        "the refusal",
+        async || world.record.outcomes(),
+        |outcomes| {
+            let unknown = outcomes
+                .iter()
+                .filter(|o| o.refused_reason == "unknown_policy");
+            unknown.into_iter().any(|o| o.sequence == sequence)
+        },
+    )
+    .await;
 }
