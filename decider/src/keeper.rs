@@ -599,7 +599,7 @@ impl Keeper {
                 match self.shared.bus.publish(&subject, &*command, how).await {
                     Ok(published) if published.duplicate => {
                         self.shared.metrics.commanded("duplicate");
-                        command.renewal += 1;
+                        command.renewal = command.renewal.saturating_add(1);
                     }
                     Ok(published) => {
                         stored

@@ -255,7 +255,8 @@ impl Validate for Command {
 
     fn validate_at(&self, now_ms: i64) -> Result<(), Invalid> {
         plausible("term", self.term, now_ms)?;
-        countable("sequence", self.sequence)
+        countable("sequence", self.sequence)?;
+        countable("renewal", self.renewal)
     }
 }
 
@@ -336,6 +337,8 @@ mod tests {
         assert_eq!(command.validate_at(now_ms).unwrap_err().field, "sequence");
         command.term = u64::MAX;
         assert_eq!(command.validate_at(now_ms).unwrap_err().field, "term");
+        (command.term, command.sequence, command.renewal) = (1, 1, u64::MAX);
+        assert_eq!(command.validate_at(now_ms).unwrap_err().field, "renewal");
         let outcome = Outcome {
             highest_term: u64::MAX,
             ..Default::default()

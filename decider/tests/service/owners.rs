@@ -152,3 +152,26 @@ async fn a_decider_that_is_stopped_ends_well_and_gives_its_policies_away() {
     assert!(other.wrote(&world.memory().await.unwrap()));
     check(&world.decisions().await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_that_is_there_already_is_renewed_beyond() {
+    let mut world = World::new().await;
+    let _decider = Decider::start(&world.url(), "protobuf");
+    let mut there = world
+        .commanded("a throttle", |c| c.limit_bps == Some(150e6))
+        .await;
+    // as if renewals had been stored and every answer lost
+    there.renewal += 50;
+    let subject = subject::command("default", POLICY, CLASS);
+    let bus = world.shell.bus.clone();
+    bus.publish(&subject, &there, Publish::default())
+        .await
+        .unwrap();
+    let next = world
+        .commanded("the next renewal", |c| c.renewal > there.renewal)
+        .await;
+    assert_eq!(
+        (next.term, next.sequence, next.renewal),
+        (there.term, there.sequence, there.renewal + 1)
+    );
+}
