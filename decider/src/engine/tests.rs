@@ -1,5 +1,6 @@
 use super::*;
 use laneguard_proto::MOST_SEQUENCE;
+use laneguard_proto::codec::{self, Encoding};
 use laneguard_proto::duration::from_wire;
 use laneguard_proto::placement::ClassPlacement;
 use laneguard_proto::policy::Entry;
@@ -1017,10 +1018,10 @@ fn a_decision_about_many_workloads_fits_into_a_message_and_can_be_evaluated_agai
     let decision = bench.last_decision();
     assert_eq!(decision.samples.len(), 256);
     assert_eq!(laneguard_proto::Validate::validate(decision), Ok(()));
-    let bytes =
-        laneguard_proto::codec::encode(decision, laneguard_proto::codec::Encoding::Protobuf);
-    let size = bytes.unwrap().len();
-    assert!(size < 1 << 20, "{size} bytes");
+    for encoding in [Encoding::Protobuf, Encoding::Json] {
+        let size = codec::encode(decision, encoding).unwrap().len();
+        assert!(size < 1 << 20, "{size} bytes as {encoding:?}");
+    }
 }
 
 #[test]
