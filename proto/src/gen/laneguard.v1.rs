@@ -281,10 +281,11 @@ pub struct Command {
     /// When it was issued, by the decider's clock; for people, not for expiry. Unset: unknown.
     #[prost(message, optional, tag = "9")]
     pub issued_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// How long it is in force without renewal, by the actuator's monotonic clock from receipt. Unset or not positive: the message is refused.
+    /// How long it is in force without renewal, by the actuator's monotonic clock from receipt; at most the policy's onStale.after. Unset or not
+    /// positive: the message is refused.
     #[prost(message, optional, tag = "10")]
     pub valid_for: ::core::option::Option<::prost_types::Duration>,
-    /// What follows expiry. Unset: HOLD.
+    /// What follows expiry, for as long as the actuator does not know the policy, whose onStale.action counts. Unset: HOLD.
     #[prost(enumeration = "command::OnStale", tag = "11")]
     pub on_stale: i32,
     /// True: no limit; remove our annotation and restore what was found (the class has no ceiling and is at the top). Unset: false.
@@ -384,7 +385,8 @@ pub struct Outcome {
     /// True: the command was not carried out; see refused_reason. Unset: false.
     #[prost(bool, tag = "10")]
     pub refused: bool,
-    /// Why: older_term, older_sequence, unknown_policy, unknown_class, not_enforcing, out_of_range, malformed. Unset: not refused.
+    /// Why: older_term, older_sequence, unknown_policy, unknown_class, not_enforcing, rollout_unsupported. Unset: not refused. A message that cannot
+    /// be read or has values out of range is dropped without an outcome: the actuator counts and logs it.
     #[prost(string, tag = "11")]
     pub refused_reason: ::prost::alloc::string::String,
     /// The greatest term the actuator has seen for this policy and class; a refused owner goes above it. Unset (0): unknown.
@@ -412,7 +414,7 @@ pub struct NotCovered {
     /// The node it runs on. Unset: not scheduled yet.
     #[prost(string, tag = "2")]
     pub node: ::prost::alloc::string::String,
-    /// Why: host_network, critical, ignored, namespace_denied.
+    /// Why: host_network, critical, ignored, namespace_denied, found_too_long (its own value cannot be kept for restoring).
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
 }
