@@ -260,11 +260,14 @@ async fn old_forged_and_garbled_commands_change_nothing_and_are_counted() {
 async fn a_command_that_nobody_renews_expires_into_the_minimum() {
     let world = World::new().await;
     world.pod("a", json!({}), json!({})).await;
-    world.policy(json!({})).await;
+    world
+        .policy(json!({"onStale": {"action": "Protect", "after": "15s"}}))
+        .await;
     let _actuator = world.started(&[]).await;
     let mut brief = command(80.0);
     brief.valid_for = Some(to_wire(Duration::from_secs(2)));
-    brief.set_on_stale(OnStale::Protect);
+    // the policy's word counts
+    brief.set_on_stale(OnStale::Release);
     world.send(brief).await;
     world.limited("a", Some("80M")).await;
     world.limited("a", Some("10M")).await;
