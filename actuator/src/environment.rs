@@ -50,7 +50,7 @@ pub struct Variables {
     /// Pods to throttle, as a label selector [default: priority=best-effort]
     #[arg(long, env = "BEST_EFFORT_SELECTOR", value_name = "SELECTOR")]
     pub best_effort_selector: Option<String>,
-    /// How limits are found: Threshold, DropRate or External [default: Threshold]
+    /// How limits are found: Adaptive, Threshold, DropRate or External [default: Threshold if a cooldown, decrease or step is set, else Adaptive]
     #[arg(long, env = "CONTROL_LAW", value_name = "LAW")]
     pub control_law: Option<String>,
 }
@@ -296,13 +296,25 @@ fn selector(variables: &Variables) -> Result<LabelSelector, ConfigError> {
 
 fn law(variables: &Variables) -> Result<Law, ConfigError> {
     let Some(text) = set(&variables.control_law) else {
-        return Ok(Law::Threshold);
+        // whoever tunes the predecessor's steps means the predecessor's law
+        let steps = [
+            &variables.cooldown_period_sec,
+            &variables.aggressive_decrease_mbps,
+            &variables.gentle_decrease_mbps,
+            &variables.increase_step_mbps,
+        ];
+        let stepped = steps.into_iter().any(|value| set(value).is_some());
+        return Ok(if stepped {
+            Law::Threshold
+        } else {
+            Law::Adaptive
+        });
     };
-    [Law::Threshold, Law::DropRate, Law::External]
+    [Law::Adaptive, Law::Threshold, Law::DropRate, Law::External]
         .into_iter()
         .find(|law| law.as_str() == text)
         .ok_or_else(|| {
-            let reason = format!("`{text}` is none of Threshold, DropRate and External");
+            let reason = format!("`{text}` is none of Adaptive, Threshold, DropRate and External");
             ConfigError::new("CONTROL_LAW", reason)
         })
 }
@@ -362,6 +374,33 @@ mod tests {
     }
 
     #[test]
+    fn whoever_sets_a_step_gets_the_law_of_steps() {
+        let law = |change: fn(&mut Variables)| {
+            let entry = policy(&given(change)).unwrap().unwrap();
+            entry.spec.control.law
+        };
+        assert_eq!(
+            law(|v| v.target_jitter_ms = Some("5".into())),
+            Law::Adaptive
+        );
+        assert_eq!(
+            law(|v| v.cooldown_period_sec = Some("30".into())),
+            Law::Threshold
+        );
+        assert_eq!(
+            law(|v| v.increase_step_mbps = Some("15".into())),
+            Law::Threshold
+        );
+        assert_eq!(
+            law(|v| {
+                v.cooldown_period_sec = Some("30".into());
+                v.control_law = Some("Adaptive".into());
+            }),
+            Law::Adaptive
+        );
+    }
+
+    #[test]
     fn several_workloads_are_read() {
         let entry = policy(&given(|v| v.critical_workloads = Some("a/b, c/d".into())))
             .unwrap()
@@ -405,7 +444,7 @@ mod tests {
             ("BEST_EFFORT_SELECTOR", |v| {
                 v.best_effort_selector = Some("a in (b".into())
             }),
-            ("CONTROL_LAW", |v| v.control_law = Some("Adaptive".into())),
+            ("CONTROL_LAW", |v| v.control_law = Some("Magic".into())),
         ];
         for (name, change) in broken {
             assert_eq!(policy(&given(change)).unwrap_err().setting, name);

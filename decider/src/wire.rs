@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use laneguard_decider_core::policy::{Class, Critical, Law, Policy, Targets};
 use laneguard_decider_core::sample::{Quality, Sample, Usage};
-use laneguard_decider_core::{drop_rate, threshold};
+use laneguard_decider_core::{adaptive, drop_rate, threshold};
 use laneguard_proto::duration::timestamp_to_ms;
 use laneguard_proto::policy::{self, Entry, Metric, Mode, StaleAction};
 use laneguard_proto::v1;
@@ -101,6 +101,7 @@ fn law(spec: &policy::Spec) -> Option<Law> {
     let control = &spec.control;
     match control.law {
         policy::Law::External => None,
+        policy::Law::Adaptive => Some(Law::Adaptive(adaptive::Parameters::default())),
         policy::Law::Threshold => Some(Law::Threshold(threshold::Parameters {
             alpha: control.alpha,
             cooldown_ms: millis(control.threshold.cooldown),

@@ -19,6 +19,7 @@ use crate::live::{self, Live, say};
 use crate::run::{self, Plan};
 use crate::scenario::{Name, Scenario, ScenarioArgs};
 use crate::score::Score;
+use crate::services;
 use crate::summary;
 use crate::tools;
 use crate::traffic::client::{self, ClientArgs};
@@ -31,10 +32,11 @@ const CLEANUP: Duration = Duration::from_secs(8);
 const BAD_CONFIGURATION: u8 = 64;
 
 const ABOUT_SETTINGS: &str = "\
-The services run with control settings for runs of a minute or two: law Threshold with a cooldown of 4 s, and limits and steps in \
-proportion to the link (on the default one limits from 10 to 100 Mbit/s a pod, steps of -40, -6 and +1). CONTROL_LAW, \
-MIN_BANDWIDTH_MBPS, MAX_BANDWIDTH_MBPS, AGGRESSIVE_DECREASE_MBPS, GENTLE_DECREASE_MBPS, INCREASE_STEP_MBPS, COOLDOWN_PERIOD_SEC, \
-TARGET_LATENCY_MS and TARGET_JITTER_MS in the environment win, and any other variable of the services is passed on.
+The services run the law Adaptive with their own defaults: targets, and limits from 10 to 1000 Mbit/s a pod. With CONTROL_LAW=Threshold in \
+the environment they get settings for runs of a minute or two: a cooldown of 4 s, and limits and steps in proportion to the link (on the \
+default one limits from 10 to 100 Mbit/s a pod, steps of -40, -6 and +1). MIN_BANDWIDTH_MBPS, MAX_BANDWIDTH_MBPS, \
+AGGRESSIVE_DECREASE_MBPS, GENTLE_DECREASE_MBPS, INCREASE_STEP_MBPS, COOLDOWN_PERIOD_SEC, TARGET_LATENCY_MS and TARGET_JITTER_MS in \
+the environment win, and any other variable of the services is passed on.
 
 Programs are looked for in $LANEGUARD_TOOLS/bin, then in PATH: nats-server, prometheus, iperf3, ip, tc, and util-linux. \
 Everything runs in namespaces of its own and ends with this program, however it ends.";
@@ -254,13 +256,13 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let scenario = Scenario::new(Name::Demo, &args.scenario);
     say(&format!(
         "The same load of {} s runs twice, first without Laneguard, then with it: {} best-effort pods with {} TCP flows each\n\
-         and {} critical requests a second share a link of {} Mbit/s. Control law: {}, with settings for a short show (see --help).\n",
+         and {} critical requests a second share a link of {} Mbit/s. Control law: {} (see --help).\n",
         scenario.seconds(),
         scenario.pods,
         scenario.flows,
         scenario.requests_per_second,
         scenario.link.rate_bps / 1_000_000,
-        std::env::var("CONTROL_LAW").unwrap_or_else(|_| "Threshold".to_owned())
+        services::law(|name| std::env::var(name).ok())
     ));
     let without = plan(
         &args.common,

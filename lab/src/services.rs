@@ -24,23 +24,35 @@ const NAMES: [&str; 3] = ["actuator", "decider", "collector"];
 /// How long a service may take to end.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The control settings for runs of a minute or two on this scenario's link: they are shares of what one pod could have of it, so
-/// that the first cut from the top (1.5 shares) lands just below a share, and the way up is slow.
+/// The control law: as the environment says, else the services' own default.
+pub fn law(ours: impl Fn(&str) -> Option<String>) -> String {
+    ours("CONTROL_LAW").unwrap_or_else(|| "Adaptive".to_owned())
+}
+
+/// The control settings. `Adaptive` gets targets and the services' default bounds. For laws of fixed steps they are for runs of a minute
+/// or two on this scenario's link: shares of what one pod could have of it, so that the first cut from the top (1.5 shares)
+/// lands just below a share, and the way up is slow.
 #[must_use]
-pub fn settings(scenario: &Scenario) -> Vec<(&'static str, String)> {
-    let share_mbit = scenario.link.rate_bps as f64 / 1e6 / f64::from(scenario.pods);
-    let mbit = |part: f64| (part * share_mbit).round().max(1.0).to_string();
-    vec![
-        ("CONTROL_LAW", "Threshold".to_owned()),
+pub fn settings(scenario: &Scenario, law: &str) -> Vec<(&'static str, String)> {
+    let mut settings = vec![
+        ("CONTROL_LAW", law.to_owned()),
         ("TARGET_LATENCY_MS", P95_LIMIT_MS.to_string()),
         ("TARGET_JITTER_MS", JITTER_LIMIT_MS.to_string()),
+    ];
+    if law == "Adaptive" {
+        return settings;
+    }
+    let share_mbit = scenario.link.rate_bps as f64 / 1e6 / f64::from(scenario.pods);
+    let mbit = |part: f64| (part * share_mbit).round().max(1.0).to_string();
+    settings.extend([
         ("MIN_BANDWIDTH_MBPS", mbit(0.15)),
         ("MAX_BANDWIDTH_MBPS", mbit(1.5)),
         ("AGGRESSIVE_DECREASE_MBPS", mbit(0.6)),
         ("GENTLE_DECREASE_MBPS", mbit(0.09)),
         ("INCREASE_STEP_MBPS", mbit(0.015)),
         ("COOLDOWN_PERIOD_SEC", "4".to_owned()),
-    ]
+    ]);
+    settings
 }
 
 /// Where the services find the rest of the lab.
@@ -143,7 +155,7 @@ fn environment(
     surroundings: Surroundings<'_>,
     ours: impl Fn(&str) -> Option<String>,
 ) -> BTreeMap<String, String> {
-    let mut environment: BTreeMap<String, String> = settings(scenario)
+    let mut environment: BTreeMap<String, String> = settings(scenario, &law(&ours))
         .into_iter()
         .map(|(name, value)| (name.to_owned(), ours(name).unwrap_or(value)))
         .collect();
@@ -207,7 +219,7 @@ mod tests {
     #[test]
     fn settings_follow_the_link_and_the_pods() {
         let value = |scenario: &Scenario, wanted: &str| {
-            settings(scenario)
+            settings(scenario, "Threshold")
                 .into_iter()
                 .find(|(name, _)| *name == wanted)
                 .map(|(_, value)| value)
@@ -234,6 +246,7 @@ mod tests {
             kubeconfig: Path::new("/kubeconfig"),
         };
         let environment = environment(&scenario(&[]), surroundings, |name| match name {
+            "CONTROL_LAW" => Some("Threshold".to_owned()),
             "COOLDOWN_PERIOD_SEC" => Some("30".to_owned()),
             "NATS_URL" => Some("nats://elsewhere".to_owned()),
             _ => None,

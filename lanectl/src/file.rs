@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(read.len(), 1);
         let spec = &read[0].spec;
         assert_eq!(spec.mode, Mode::Observe);
-        assert_eq!(spec.control.law, Law::Threshold);
+        assert_eq!(spec.control.law, Law::Adaptive);
         assert_eq!(spec.critical.len(), 1);
         assert_eq!(spec.best_effort[0].bandwidth.min_bps(), 10e6);
     }
@@ -158,8 +158,8 @@ mod tests {
                 "spec.critical[0].name",
             ),
             (
-                "law: Threshold",
-                "law: Threshold\n    dropRate: {aggressive: 1M}",
+                "law: Adaptive",
+                "law: Adaptive\n    dropRate: {aggressive: 1M}",
                 "spec.control.dropRate.aggressive",
             ),
             ("metadata:", "metadata:\n  nmae: x", "metadata.nmae"),
@@ -194,7 +194,7 @@ mod tests {
         assert!(error("a: [").contains("not YAML"));
         assert!(error("kind: Pod").contains("not a QosPolicy"));
         assert!(error("").contains("QosPolicy"));
-        let law = EXAMPLE.replace("law: Threshold", "law: Magic");
+        let law = EXAMPLE.replace("law: Adaptive", "law: Magic");
         assert!(error(&law).contains("Magic"), "{}", error(&law));
     }
 }

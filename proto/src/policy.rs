@@ -297,8 +297,10 @@ impl Default for Control {
 /// A control law.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Law {
-    /// Fixed steps against the targets, with cooldown and hysteresis: the predecessor's.
+    /// Learns the link from the signals and what best-effort really sends; needs targets and nothing else.
     #[default]
+    Adaptive,
+    /// Fixed steps against the targets, with cooldown and hysteresis: the predecessor's.
     Threshold,
     /// Fixed steps against the drop rate over a learned baseline: the predecessor's older one.
     DropRate,
@@ -310,6 +312,7 @@ impl Law {
     /// The word in policies and decisions.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Adaptive => "Adaptive",
             Self::Threshold => "Threshold",
             Self::DropRate => "DropRate",
             Self::External => "External",
