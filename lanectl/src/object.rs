@@ -114,8 +114,8 @@ mod tests {
     fn a_table_has_a_line_for_each_policy() {
         assert_eq!(
             table(&[entry()]),
-            "NAMESPACE  NAME           MODE     LAW        CRITICAL       CLASSES  ORIGIN   GENERATION\n\
-             factory    factory-floor  Observe  Threshold  robot-factory  bulk     lanectl  3\n"
+            "NAMESPACE  NAME           MODE     LAW       CRITICAL       CLASSES  ORIGIN   GENERATION\n\
+             factory    factory-floor  Observe  Adaptive  robot-factory  bulk     lanectl  3\n"
         );
     }
 }

@@ -13,7 +13,7 @@ fn spec(mode: &str) -> serde_json::Value {
         "mode": mode,
         "critical": [{"workload": "robot", "targets": [{"metric": "P95", "below": "10ms"}, {"metric": "Jitter", "below": "5ms"}]}],
         "bestEffort": [{"class": "bulk", "selector": {"matchLabels": {"a": "b"}}, "bandwidth": {"min": "10M", "max": "1G"}}],
-        "control": {"threshold": {"cooldown": "0s"}, "alpha": 1.0},
+        "control": {"law": "Threshold", "threshold": {"cooldown": "0s"}, "alpha": 1.0},
     })
 }
 

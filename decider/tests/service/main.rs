@@ -84,7 +84,7 @@ fn spec(mode: &str) -> Value {
         "mode": mode,
         "critical": [{"workload": "robot", "targets": [{"metric": "P95", "below": "10ms"}, {"metric": "Jitter", "below": "5ms"}]}],
         "bestEffort": [{"class": CLASS, "selector": {"matchLabels": {"a": "b"}}, "bandwidth": {"min": "10M", "max": "1G"}}],
-        "control": {"alpha": 1.0, "threshold": {"cooldown": "1h"}},
+        "control": {"law": "Threshold", "alpha": 1.0, "threshold": {"cooldown": "1h"}},
     })
 }
 
