@@ -60,12 +60,8 @@ fn main() -> ExitCode {
         Command::Demo(args) => {
             tools::provide(args.no_install).and_then(|tools| cargo::lab(&tools, "demo", &args.rest))
         }
-        Command::Lab(args) => {
-            // scoring and help need no programs, so a missing one is the lab's to name
-            tools::provide(true)
-                .or_else(|_| tools::found())
-                .and_then(|tools| cargo::lab_command(&tools, &args.rest))
-        }
+        // scoring and help need no programs; a missing one is the lab's to name
+        Command::Lab(args) => cargo::lab_command(&tools::folder(), &args.rest),
         Command::Test(args) => tools::provide(args.no_install).and_then(|tools| {
             tools::provide_python(args.no_install)?;
             cargo::test(&tools, &args.rest)

@@ -29,13 +29,8 @@ const SYSTEM: [(&str, &str); 6] = [
 ];
 
 /// The folder of unpacked programs.
-fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     target().join("tools")
-}
-
-/// The folder as it is, without a check.
-pub(crate) fn found() -> anyhow::Result<PathBuf> {
-    Ok(folder())
 }
 
 /// Makes sure that everything is there, or with `no_install` only says what is missing.
