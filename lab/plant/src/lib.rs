@@ -12,6 +12,7 @@
 //! | What does the decider get to see? | [`telemetry`] |
 //! | How is the loop closed? | [`run`](mod@run) |
 //! | What was it worth? | [`score`](mod@score) |
+//! | Could any fixed limit have done better? | [`stability`] |
 
 pub mod generate;
 pub mod link;
@@ -19,4 +20,5 @@ pub mod random;
 pub mod run;
 pub mod scenario;
 pub mod score;
+pub mod stability;
 pub mod telemetry;

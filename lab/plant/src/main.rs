@@ -1,4 +1,4 @@
-//! Prints what each law does on the model: `laneguard-lab-plant table`, `random COUNT [LAW]`, or `trace SCENARIO [LAW] [SEED]`.
+//! Prints what each law does on the model: `laneguard-lab-plant table`, `random COUNT|SEED,SEED,.. [LAW]`, or `trace SCENARIO [LAW] [SEED]`.
 
 use std::process::ExitCode;
 
@@ -10,6 +10,7 @@ use laneguard_lab_plant::{
     run::run,
     scenario::Scenario,
     score::{Score, score},
+    stability::{Outcome, Stability, survey},
 };
 
 /// Runs per row, each with its own luck.
@@ -80,7 +81,12 @@ fn main() -> ExitCode {
     };
     match argument(0) {
         None | Some("table") => table(argument(1)),
-        Some("random") => return random(number(1, 1_000), argument(2).unwrap_or("Adaptive")),
+        Some("random") => {
+            return random(
+                argument(1).unwrap_or("1000"),
+                argument(2).unwrap_or("Adaptive"),
+            );
+        }
         Some("trace") => trace(
             argument(1).unwrap_or("congestion 200"),
             argument(2).unwrap_or("Adaptive"),
@@ -156,78 +162,64 @@ fn table(only: Option<&str>) {
     }
 }
 
-#[allow(clippy::cast_precision_loss)]
-fn random(count: u64, law_name: &str) -> ExitCode {
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
-    let scores: Vec<(u64, Score)> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|worker| {
-                scope.spawn(move || {
-                    (0..count)
-                        .filter(|seed| seed % threads == worker)
-                        .map(|seed| {
-                            let scenario = plant(seed);
-                            let law = law(law_name, scenario.link_bps(0.0));
-                            (seed, score(&scenario, &run(&scenario, law.as_ref())))
-                        })
-                        .collect::<Vec<_>>()
-                })
-            })
-            .collect();
-        workers
-            .into_iter()
-            .filter_map(|worker| worker.join().ok())
-            .flatten()
-            .collect()
-    });
-    let share = |is: &dyn Fn(&Score) -> bool| scores.iter().filter(|(_, score)| is(score)).count();
-    let (unstable, starved, outside) = (
-        share(&Score::is_unstable),
-        share(&Score::is_starved),
-        share(&|s| s.out_of_bounds),
-    );
-    let mut violating: Vec<f64> = scores
-        .iter()
-        .map(|(_, score)| score.violating_percent)
-        .collect();
-    let mut goodput: Vec<f64> = scores
-        .iter()
-        .map(|(_, score)| score.goodput_percent)
-        .collect();
-    violating.sort_by(f64::total_cmp);
-    goodput.sort_by(f64::total_cmp);
-    let at = |sorted: &[f64], q: f64| {
-        sorted
-            .get((q * sorted.len() as f64) as usize)
-            .copied()
-            .unwrap_or(0.0)
+/// `argument` is how many seeds from 0 on, or a list of them: `8462,3239`.
+fn random(argument: &str, law_name: &str) -> ExitCode {
+    let parsed: Result<Vec<u64>, _> = argument.split(',').map(str::parse).collect();
+    let seeds = match parsed {
+        Ok(numbers) if argument.contains(',') => numbers,
+        Ok(numbers) => (0..numbers.iter().copied().sum()).collect(),
+        Err(error) => {
+            eprintln!("random {argument:?}: neither a count nor a list of seeds: {error}");
+            return ExitCode::from(64);
+        }
     };
+    let mut outcomes = survey(&seeds, |scenario| law(law_name, scenario.link_bps(0.0)));
+    let listed = |is: &dyn Fn(&Outcome) -> bool| -> Vec<u64> {
+        let found = outcomes.iter().filter(|outcome| is(outcome));
+        found.map(|outcome| outcome.seed).collect()
+    };
+    let failures = [
+        ("unstable", listed(&|o| o.stability == Stability::Unstable)),
+        ("starved", listed(&|o| o.score.is_starved())),
+        ("out of bounds", listed(&|o| o.score.out_of_bounds)),
+    ];
+    let infeasible = listed(&|o| matches!(o.stability, Stability::Infeasible(_)));
+    println!("{law_name} on {} plants:", outcomes.len());
+    for (what, seeds) in &failures {
+        println!("{:6} {what} {seeds:?}", seeds.len());
+    }
     println!(
-        "{law_name} on {} plants: {unstable} unstable, {starved} starved, {outside} out of bounds",
-        scores.len()
+        "{:6} infeasible, as no fixed limit meets the targets either {infeasible:?}",
+        infeasible.len()
+    );
+    let sorted = |value: fn(&Score) -> f64| {
+        let mut values: Vec<f64> = outcomes.iter().map(|o| value(&o.score)).collect();
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let (violating, goodput) = (
+        sorted(|s| s.violating_percent),
+        sorted(|s| s.goodput_percent),
     );
     println!(
         "violating %: median {:.2}, 90th {:.2}, 99th {:.2}; goodput %: median {:.1}, 10th {:.1}, 1st {:.1}",
-        at(&violating, 0.5),
-        at(&violating, 0.9),
-        at(&violating, 0.99),
-        at(&goodput, 0.5),
-        at(&goodput, 0.1),
-        at(&goodput, 0.01),
+        percentile(&violating, 50),
+        percentile(&violating, 90),
+        percentile(&violating, 99),
+        percentile(&goodput, 50),
+        percentile(&goodput, 10),
+        percentile(&goodput, 1),
     );
-    let mut worst = scores;
-    worst.sort_by(|(_, a), (_, b)| {
-        let rank = |s: &Score| {
-            f64::from(u8::from(s.is_starved())) * 1e3
-                + s.late_violating_percent
-                + s.late_swings_per_minute
-        };
-        rank(b).total_cmp(&rank(a))
-    });
+    outcomes.sort_by(|a, b| b.badness().total_cmp(&a.badness()));
     println!("worst ten:");
-    for (seed, score) in worst.iter().take(10) {
+    for Outcome {
+        seed,
+        score,
+        stability,
+    } in outcomes.iter().take(10)
+    {
         println!(
-            "  seed {seed}: violating {:.1} % (late {:.1} %), goodput {:.1} %, swings {:.1}/min, starved {} s",
+            "  seed {seed}: {stability:?}, violating {:.1} % (late {:.1} %), goodput {:.1} %, swings {:.1}/min, starved {} s",
             score.violating_percent,
             score.late_violating_percent,
             score.goodput_percent,
@@ -235,11 +227,18 @@ fn random(count: u64, law_name: &str) -> ExitCode {
             score.starved_seconds
         );
     }
-    if unstable + starved + outside == 0 {
+    if failures.iter().all(|(_, seeds)| seeds.is_empty()) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
+}
+
+fn percentile(sorted: &[f64], percent: usize) -> f64 {
+    sorted
+        .get(sorted.len() * percent / 100)
+        .copied()
+        .unwrap_or(0.0)
 }
 
 fn trace(name: &str, law_name: &str, seed: u64) {

@@ -11,6 +11,11 @@ const STREAK: usize = 5;
 /// Seconds at the minimum in calm that are starvation.
 const STARVED: usize = 60;
 
+/// More violating windows than this late in the last load, percent, is not at rest.
+pub const LATE_VIOLATING_PERCENT: f64 = 15.0;
+/// More turns per minute than this late in the last load is not at rest.
+const LATE_SWINGS_PER_MINUTE: f64 = 4.0;
+
 /// The numbers of one run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Score {
@@ -40,7 +45,8 @@ impl Score {
     /// Whether the loop never found rest: in the second half of the last load it still violates or swings.
     #[must_use]
     pub fn is_unstable(&self) -> bool {
-        self.late_violating_percent > 15.0 || self.late_swings_per_minute > 4.0
+        self.late_violating_percent > LATE_VIOLATING_PERCENT
+            || self.late_swings_per_minute > LATE_SWINGS_PER_MINUTE
     }
 
     /// Whether best-effort was starved for nothing.

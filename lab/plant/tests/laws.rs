@@ -6,6 +6,7 @@ use laneguard_lab_plant::{
     run::{Record, run},
     scenario::{Demand, Scenario},
     score::{Score, score},
+    stability::{Stability, judge},
 };
 
 fn adaptive() -> Law {
@@ -153,4 +154,22 @@ fn a_law_that_stays_at_the_minimum_is_flagged_as_starving() {
         phase.demand = Demand::None;
     }
     assert!(!scored(&scenario, None).1.is_starved());
+}
+
+#[test]
+fn a_plant_on_which_no_fixed_limit_meets_the_target_is_infeasible_and_any_other_failure_is_the_laws()
+ {
+    // 6 pods of 30 Mbit/s each on 100 Mbit/s: a minimum of 20 Mbit/s per pod still fills the link, one of 2 does not.
+    let mut scenario = Scenario::congestion(100e6, 6, 1);
+    for phase in &mut scenario.phases {
+        if phase.demand != Demand::None {
+            phase.demand = Demand::Udp(30e6);
+        }
+    }
+    scenario.min_bps = 20e6;
+    let (_, score) = scored(&scenario, None);
+    assert!(matches!(judge(&scenario, &score), Stability::Infeasible(late) if late > 90.0));
+    scenario.min_bps = 2e6;
+    assert_eq!(judge(&scenario, &score), Stability::Unstable);
+    assert_eq!(judge(&scenario, &Score::default()), Stability::Stable);
 }
