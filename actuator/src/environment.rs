@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use laneguard_proto::policy::{
-    Actuation, BestEffort, Bounds, Control, Critical, DropRate, Entry, Law, Metric, Mode, OnStale,
-    Origin, Spec, Steps, Target,
+    Actuation, BestEffort, Bounds, Control, Critical, DropRate, Entry, Law, LawChoice, Link,
+    Metric, Mode, OnStale, Origin, Spec, Steps, Target,
 };
 use laneguard_proto::quantity::Bandwidth;
 use laneguard_proto::selector::LabelSelector;
@@ -50,9 +50,12 @@ pub struct Variables {
     /// Pods to throttle, as a label selector [default: priority=best-effort]
     #[arg(long, env = "BEST_EFFORT_SELECTOR", value_name = "SELECTOR")]
     pub best_effort_selector: Option<String>,
-    /// How limits are found: Adaptive, Threshold, DropRate or External [default: Threshold if a cooldown, decrease or step is set, else Adaptive]
+    /// How limits are found: Adaptive, Threshold, DropRate, Watermark, Headroom, Autorate or External [default: Threshold if a cooldown, decrease or step is set, else Adaptive]
     #[arg(long, env = "CONTROL_LAW", value_name = "LAW")]
     pub control_law: Option<String>,
+    /// What the link carries, Mbit/s, at least 1; Watermark and Headroom need it, other laws learn it or do not ask
+    #[arg(long, env = "LINK_BANDWIDTH_MBPS", value_name = "MBPS")]
+    pub link_bandwidth_mbps: Option<String>,
 }
 
 impl Variables {
@@ -70,6 +73,7 @@ impl Variables {
             critical_workloads,
             best_effort_selector,
             control_law,
+            link_bandwidth_mbps,
         } = self;
         [
             target_jitter_ms,
@@ -84,6 +88,7 @@ impl Variables {
             critical_workloads,
             best_effort_selector,
             control_law,
+            link_bandwidth_mbps,
         ]
         .into_iter()
         .any(|value| set(value).is_some())
@@ -129,6 +134,8 @@ pub fn policy(variables: &Variables) -> Result<Option<Entry>, ConfigError> {
         )?,
     ];
     let steps = steps(variables)?;
+    let law = law(variables)?;
+    let link = link(variables, law)?;
     let spec = Spec {
         mode: Mode::Enforce,
         critical: critical(variables, &targets)?,
@@ -142,19 +149,25 @@ pub fn policy(variables: &Variables) -> Result<Option<Entry>, ConfigError> {
         }],
         actuation: Actuation::Live,
         control: Control {
-            law: law(variables)?,
-            alpha: number(
-                "EWMA_ALPHA",
-                &variables.ewma_alpha,
-                0.7,
-                f64::MIN_POSITIVE,
-                1.0,
-            )?,
-            threshold: steps.clone(),
-            drop_rate: DropRate {
-                steps,
-                ..DropRate::default()
+            in_force: LawChoice {
+                law,
+                alpha: number(
+                    "EWMA_ALPHA",
+                    &variables.ewma_alpha,
+                    0.7,
+                    f64::MIN_POSITIVE,
+                    1.0,
+                )?,
+                threshold: steps.clone(),
+                drop_rate: DropRate {
+                    steps,
+                    ..DropRate::default()
+                },
+                watermark: link,
+                headroom: link,
+                ..LawChoice::default()
             },
+            shadow: Vec::new(),
         },
         on_stale: OnStale::default(),
         idle_after: Duration::from_secs(60),
@@ -310,13 +323,31 @@ fn law(variables: &Variables) -> Result<Law, ConfigError> {
             Law::Adaptive
         });
     };
-    [Law::Adaptive, Law::Threshold, Law::DropRate, Law::External]
+    Law::ALL
         .into_iter()
         .find(|law| law.as_str() == text)
         .ok_or_else(|| {
-            let reason = format!("`{text}` is none of Adaptive, Threshold, DropRate and External");
+            let words: Vec<_> = Law::ALL.into_iter().map(Law::as_str).collect();
+            let reason = format!("`{text}` is none of {}", words.join(", "));
             ConfigError::new("CONTROL_LAW", reason)
         })
+}
+
+fn link(variables: &Variables, law: Law) -> Result<Link, ConfigError> {
+    const NAME: &str = "LINK_BANDWIDTH_MBPS";
+    let given = &variables.link_bandwidth_mbps;
+    if set(given).is_some() {
+        let link = bandwidth(NAME, given, 1.0, 1.0)?;
+        return Ok(Link { link: Some(link) });
+    }
+    if matches!(law, Law::Watermark | Law::Headroom) {
+        let reason = format!(
+            "is missing: CONTROL_LAW is {}, which needs it",
+            law.as_str()
+        );
+        return Err(ConfigError::new(NAME, reason));
+    }
+    Ok(Link::default())
 }
 
 #[cfg(test)]
@@ -362,8 +393,8 @@ mod tests {
             (class.bandwidth.min_bps(), class.bandwidth.max_bps()),
             (1e7, 1e9)
         );
-        assert_eq!(spec.control.threshold, Steps::default());
-        assert_eq!(spec.control.alpha, 0.7);
+        assert_eq!(spec.control.in_force.threshold, Steps::default());
+        assert_eq!(spec.control.in_force.alpha, 0.7);
         assert_eq!(spec.namespace_selector, Some(LabelSelector::default()));
         let json = serde_json::to_vec(&entry).unwrap();
         assert_eq!(
@@ -377,7 +408,7 @@ mod tests {
     fn whoever_sets_a_step_gets_the_law_of_steps() {
         let law = |change: fn(&mut Variables)| {
             let entry = policy(&given(change)).unwrap().unwrap();
-            entry.spec.control.law
+            entry.spec.control.in_force.law
         };
         assert_eq!(
             law(|v| v.target_jitter_ms = Some("5".into())),
@@ -401,6 +432,19 @@ mod tests {
     }
 
     #[test]
+    fn a_reference_law_is_told_the_link() {
+        let entry = policy(&given(|v| {
+            v.control_law = Some("Headroom".into());
+            v.link_bandwidth_mbps = Some("200".into());
+        }))
+        .unwrap()
+        .unwrap();
+        let choice = entry.spec.control.in_force;
+        assert_eq!(choice.law, Law::Headroom);
+        assert_eq!(choice.headroom.link.map(Bandwidth::bps), Some(200e6));
+    }
+
+    #[test]
     fn several_workloads_are_read() {
         let entry = policy(&given(|v| v.critical_workloads = Some("a/b, c/d".into())))
             .unwrap()
@@ -417,7 +461,7 @@ mod tests {
     #[test]
     fn a_bad_value_names_its_variable() {
         type Change = fn(&mut Variables);
-        let broken: [(&str, Change); 11] = [
+        let broken: [(&str, Change); 14] = [
             ("TARGET_JITTER_MS", |v| {
                 v.target_jitter_ms = Some("fast".into())
             }),
@@ -445,6 +489,15 @@ mod tests {
                 v.best_effort_selector = Some("a in (b".into())
             }),
             ("CONTROL_LAW", |v| v.control_law = Some("Magic".into())),
+            ("LINK_BANDWIDTH_MBPS", |v| {
+                v.control_law = Some("Watermark".into())
+            }),
+            ("LINK_BANDWIDTH_MBPS", |v| {
+                v.control_law = Some("Headroom".into())
+            }),
+            ("LINK_BANDWIDTH_MBPS", |v| {
+                v.link_bandwidth_mbps = Some("0.2".into())
+            }),
         ];
         for (name, change) in broken {
             assert_eq!(policy(&given(change)).unwrap_err().setting, name);

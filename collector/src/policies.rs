@@ -104,8 +104,8 @@ fn policy(cluster: &str, key: &Token, bytes: &[u8]) -> Result<Option<Policy>, Po
     Ok(Some(Policy {
         shard: shard_of(cluster, token.as_str()),
         token,
-        alpha: entry.spec.control.alpha,
-        by_drops: entry.spec.control.law == Law::DropRate,
+        alpha: entry.spec.control.in_force.alpha,
+        by_drops: entry.spec.control.in_force.law == Law::DropRate,
         idle_after: entry.spec.idle_after,
         valid_for: entry.spec.on_stale.after,
         workloads,

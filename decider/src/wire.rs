@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use laneguard_decider_core::policy::{Class, Critical, Law, Policy, Targets};
 use laneguard_decider_core::sample::{Quality, Sample, Usage};
-use laneguard_decider_core::{adaptive, drop_rate, threshold};
+use laneguard_decider_core::{adaptive, autorate, drop_rate, headroom, threshold, watermark};
 use laneguard_proto::duration::timestamp_to_ms;
 use laneguard_proto::policy::{self, Entry, Metric, Mode, StaleAction};
 use laneguard_proto::v1;
@@ -20,6 +20,8 @@ pub struct Plan {
     pub mode: Mode,
     /// What the law needs. Unset: the law is `External`, somebody else decides.
     pub law: Option<Policy>,
+    /// The same for each law that runs beside it, by its name, unique. None of them may ever reach a pod.
+    pub shadows: Vec<(String, Policy)>,
     /// Names of the classes that have no ceiling, whose annotation goes at the top.
     pub open_ended: Vec<String>,
     /// What follows when commands are no longer renewed.
@@ -57,29 +59,41 @@ impl Plan {
     /// When the core cannot compute with it; names the field and what is wrong with it.
     pub fn from_entry(entry: &Entry) -> Result<Self, Refused> {
         let spec = &entry.spec;
-        let law = law(spec)
-            .map(|law| {
-                let policy = Policy {
-                    law,
-                    critical: spec
-                        .critical
-                        .iter()
-                        .map(|critical| self::critical(critical, &entry.namespace))
-                        .collect::<Result<_, _>>()?,
-                    classes: spec.best_effort.iter().map(class).collect(),
-                };
-                policy.validate().map_err(|e| Refused {
-                    field: e.field,
-                    problem: e.reason,
-                })?;
-                Ok(policy)
-            })
+        let critical = spec
+            .critical
+            .iter()
+            .map(|critical| self::critical(critical, &entry.namespace))
+            .collect::<Result<Vec<_>, _>>()?;
+        let classes: Vec<Class> = spec.best_effort.iter().map(class).collect();
+        let computable = |law: Law, at: &str| {
+            let policy = Policy {
+                law,
+                critical: critical.clone(),
+                classes: classes.clone(),
+            };
+            policy.validate().map_err(|e| Refused {
+                field: format!("{at}{}", e.field),
+                problem: e.reason,
+            })?;
+            Ok(policy)
+        };
+        let in_force = law(&spec.control.in_force)?
+            .map(|law| computable(law, ""))
             .transpose()?;
+        let mut shadows = Vec::with_capacity(spec.control.shadow.len());
+        for shadow in &spec.control.shadow {
+            // The schema refuses External here, so every shadow has a law.
+            if let Some(law) = law(&shadow.choice)? {
+                let at = format!("spec.control.shadow[{}].", shadow.name());
+                shadows.push((shadow.name().to_owned(), computable(law, &at)?));
+            }
+        }
         Ok(Self {
             uid: entry.uid.clone(),
             generation: entry.generation,
             mode: spec.mode,
-            law,
+            law: in_force,
+            shadows,
             open_ended: spec
                 .best_effort
                 .iter()
@@ -97,29 +111,47 @@ impl Plan {
 }
 
 /// The core's law, or `None` where somebody else decides.
-fn law(spec: &policy::Spec) -> Option<Law> {
-    let control = &spec.control;
-    match control.law {
-        policy::Law::External => None,
-        policy::Law::Adaptive => Some(Law::Adaptive(adaptive::Parameters::default())),
-        policy::Law::Threshold => Some(Law::Threshold(threshold::Parameters {
-            alpha: control.alpha,
-            cooldown_ms: millis(control.threshold.cooldown),
-            aggressive_decrease_bps: control.threshold.aggressive_decrease.bps(),
-            gentle_decrease_bps: control.threshold.gentle_decrease.bps(),
-            increase_step_bps: control.threshold.increase_step.bps(),
+fn law(choice: &policy::LawChoice) -> Result<Option<Law>, Refused> {
+    Ok(Some(match choice.law {
+        policy::Law::External => return Ok(None),
+        policy::Law::Adaptive => Law::Adaptive(adaptive::Parameters {
+            forecast: choice.adaptive.forecast,
+            ..adaptive::Parameters::default()
+        }),
+        policy::Law::Threshold => Law::Threshold(threshold::Parameters {
+            alpha: choice.alpha,
+            cooldown_ms: millis(choice.threshold.cooldown),
+            aggressive_decrease_bps: choice.threshold.aggressive_decrease.bps(),
+            gentle_decrease_bps: choice.threshold.gentle_decrease.bps(),
+            increase_step_bps: choice.threshold.increase_step.bps(),
             ..threshold::Parameters::default()
-        })),
-        policy::Law::DropRate => Some(Law::DropRate(drop_rate::Parameters {
-            alpha: control.alpha,
-            cooldown_ms: millis(control.drop_rate.steps.cooldown),
-            aggressive_decrease_bps: control.drop_rate.steps.aggressive_decrease.bps(),
-            increase_step_bps: control.drop_rate.steps.increase_step.bps(),
-            margin_ratio: control.drop_rate.margin,
-            margin_drops: control.drop_rate.least_excess,
+        }),
+        policy::Law::DropRate => Law::DropRate(drop_rate::Parameters {
+            alpha: choice.alpha,
+            cooldown_ms: millis(choice.drop_rate.steps.cooldown),
+            aggressive_decrease_bps: choice.drop_rate.steps.aggressive_decrease.bps(),
+            increase_step_bps: choice.drop_rate.steps.increase_step.bps(),
+            margin_ratio: choice.drop_rate.margin,
+            margin_drops: choice.drop_rate.least_excess,
             ..drop_rate::Parameters::default()
-        })),
-    }
+        }),
+        policy::Law::Watermark => Law::Watermark(watermark::Parameters {
+            link_bps: link_bps("watermark", choice.watermark)?,
+            ..watermark::Parameters::default()
+        }),
+        policy::Law::Headroom => Law::Headroom(headroom::Parameters {
+            link_bps: link_bps("headroom", choice.headroom)?,
+            ..headroom::Parameters::default()
+        }),
+        policy::Law::Autorate => Law::Autorate(autorate::Parameters::default()),
+    }))
+}
+
+fn link_bps(law: &str, given: policy::Link) -> Result<f64, Refused> {
+    given.link.map(|link| link.bps()).ok_or_else(|| Refused {
+        field: format!("spec.control.{law}.link"),
+        problem: "is missing".to_owned(),
+    })
 }
 
 /// Durations beyond the range are refused by the core, which allows a day.
@@ -311,6 +343,53 @@ mod tests {
         assert_eq!(parameters.margin_ratio, 2.0);
         assert_eq!(parameters.margin_drops, 5.0);
         assert_eq!(parameters.increase_step_bps, 1e6);
+    }
+
+    #[test]
+    fn the_reference_laws_get_the_link_and_keep_their_authors_parameters() {
+        let mut spec = spec();
+        spec["control"] = json!({"law": "Watermark", "watermark": {"link": "200M"}});
+        let plan = Plan::from_json(&entry("lanectl", "factory", &spec)).unwrap();
+        assert_eq!(
+            plan.law.map(|p| p.law),
+            Some(Law::Watermark(watermark::Parameters {
+                link_bps: 200e6,
+                ..Default::default()
+            }))
+        );
+        spec["control"] = json!({"law": "Headroom", "headroom": {"link": "1G"}});
+        let plan = Plan::from_json(&entry("lanectl", "factory", &spec)).unwrap();
+        assert_eq!(
+            plan.law.map(|p| p.law),
+            Some(Law::Headroom(headroom::Parameters {
+                link_bps: 1e9,
+                ..Default::default()
+            }))
+        );
+        spec["control"] = json!({"law": "Autorate"});
+        let plan = Plan::from_json(&entry("lanectl", "factory", &spec)).unwrap();
+        assert_eq!(
+            plan.law.map(|p| p.law),
+            Some(Law::Autorate(Default::default()))
+        );
+    }
+
+    #[test]
+    fn every_shadow_reaches_the_core_with_its_own_parameters() {
+        let mut spec = spec();
+        spec["control"] = json!({"law": "External", "shadow": [
+            {"law": "Threshold", "alpha": 0.25},
+            {"name": "blind", "law": "Adaptive", "adaptive": {"forecast": false}},
+        ]});
+        let plan = Plan::from_json(&entry("lanectl", "factory", &spec)).unwrap();
+        assert_eq!(plan.law, None, "who decides does not matter to shadows");
+        let [(first, threshold), (second, adaptive)] = &plan.shadows[..] else {
+            panic!("{:?}", plan.shadows)
+        };
+        assert_eq!((first.as_str(), second.as_str()), ("Threshold", "blind"));
+        assert!(matches!(&threshold.law, Law::Threshold(p) if p.alpha == 0.25));
+        assert!(matches!(&adaptive.law, Law::Adaptive(p) if !p.forecast));
+        assert_eq!(threshold.critical, adaptive.critical);
     }
 
     #[test]

@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(read.len(), 1);
         let spec = &read[0].spec;
         assert_eq!(spec.mode, Mode::Observe);
-        assert_eq!(spec.control.law, Law::Adaptive);
+        assert_eq!(spec.control.in_force.law, Law::Adaptive);
         assert_eq!(spec.critical.len(), 1);
         assert_eq!(spec.best_effort[0].bandwidth.min_bps(), 10e6);
     }

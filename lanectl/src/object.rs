@@ -59,7 +59,7 @@ pub(crate) fn table(entries: &[Entry]) -> String {
             },
             entry.name.clone(),
             spec.mode.as_str().to_owned(),
-            spec.control.law.as_str().to_owned(),
+            spec.control.in_force.law.as_str().to_owned(),
             critical.collect::<Vec<_>>().join(","),
             classes.collect::<Vec<_>>().join(","),
             origin(entry).to_owned(),

@@ -1,6 +1,8 @@
 //! The QosPolicy: as the file or resource people write, and as the entry in the bucket `laneguard-policies`.
 //!
-//! Owns the schema, its defaults and its validation. What a law does with its parameters is the decider's.
+//! Owns the schema, its defaults and its validation; the part about laws is in `policy/control.rs`. What a law does with its parameters is the decider's.
+
+mod control;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,6 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::quantity::{Bandwidth, LEAST_BPS};
 use crate::selector::LabelSelector;
 use crate::subject::{ENVIRONMENT_POLICY, Token};
+
+pub use control::{
+    Adaptive, Autorate, Control, DropRate, Law, LawChoice, Link, MOST_SHADOWS, Shadow, Steps,
+};
 
 /// `apiVersion` of the resource.
 pub const API_VERSION: &str = "laneguard.dev/v1alpha1";
@@ -23,8 +29,6 @@ pub const DEFAULT_CEILING_BPS: f64 = 1e9;
 pub const MOST_CRITICAL: usize = 256;
 /// Most classes of a policy, as above.
 pub const MOST_CLASSES: usize = 64;
-/// The greatest margin and excess of the drop-rate law: arithmetic on them stays finite.
-const MOST_DROPS: f64 = 1e15;
 
 /// A whole QosPolicy object, as in a file for `lanectl policy apply`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -237,6 +241,11 @@ pub struct Bounds {
     pub max: Option<Bandwidth>,
 }
 
+fn mbps(value: f64) -> Bandwidth {
+    // only called with constants well inside the range
+    Bandwidth::from_bps(value * 1e6).unwrap_or_else(|_| unreachable!("a constant in range"))
+}
+
 impl Default for Bounds {
     fn default() -> Self {
         Self {
@@ -267,111 +276,6 @@ pub enum Actuation {
     Live,
     /// Annotate the pod template, for CNIs that read it once: pods are replaced.
     Rollout,
-}
-
-/// How limits are found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Control {
-    /// The law in force.
-    pub law: Law,
-    /// Weight of the new value in the moving averages, over 0 to 1.
-    pub alpha: f64,
-    /// Parameters of [`Law::Threshold`].
-    pub threshold: Steps,
-    /// Parameters of [`Law::DropRate`].
-    pub drop_rate: DropRate,
-}
-
-impl Default for Control {
-    fn default() -> Self {
-        Self {
-            law: Law::default(),
-            alpha: 0.7,
-            threshold: Steps::default(),
-            drop_rate: DropRate::default(),
-        }
-    }
-}
-
-/// A control law.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Law {
-    /// Learns the link from the signals and what best-effort really sends; needs targets and nothing else.
-    #[default]
-    Adaptive,
-    /// Fixed steps against the targets, with cooldown and hysteresis: the predecessor's.
-    Threshold,
-    /// Fixed steps against the drop rate over a learned baseline: the predecessor's older one.
-    DropRate,
-    /// Somebody else's decider; ours leaves the policy alone.
-    External,
-}
-
-impl Law {
-    /// The word in policies and decisions.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Adaptive => "Adaptive",
-            Self::Threshold => "Threshold",
-            Self::DropRate => "DropRate",
-            Self::External => "External",
-        }
-    }
-}
-
-/// Step sizes and pace, per class.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Steps {
-    /// Least time between two changes of the limit.
-    #[serde(with = "crate::duration")]
-    pub cooldown: Duration,
-    /// Cut when jitter is over its target.
-    pub aggressive_decrease: Bandwidth,
-    /// Cut when only latency is over its target.
-    pub gentle_decrease: Bandwidth,
-    /// Raise when all targets hold.
-    pub increase_step: Bandwidth,
-}
-
-fn mbps(value: f64) -> Bandwidth {
-    // only called with constants well inside the range
-    Bandwidth::from_bps(value * 1e6).unwrap_or_else(|_| unreachable!("a constant in range"))
-}
-
-impl Default for Steps {
-    fn default() -> Self {
-        Self {
-            cooldown: Duration::from_secs(30),
-            aggressive_decrease: mbps(50.0),
-            gentle_decrease: mbps(20.0),
-            increase_step: mbps(15.0),
-        }
-    }
-}
-
-/// Parameters of the drop-rate law.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct DropRate {
-    /// Step sizes and pace.
-    #[serde(flatten)]
-    pub steps: Steps,
-    /// Congestion begins above baseline times (1 + margin), not negative.
-    pub margin: f64,
-    /// And above the baseline by at least this many drops per second, not negative.
-    pub least_excess: f64,
-}
-
-impl Default for DropRate {
-    fn default() -> Self {
-        Self {
-            steps: Steps::default(),
-            margin: 0.5,
-            least_excess: 10.0,
-        }
-    }
 }
 
 /// What happens when nobody renews the limits.
@@ -599,45 +503,6 @@ impl BestEffort {
     }
 }
 
-impl Control {
-    fn validate(&self) -> Result<(), PolicyError> {
-        if !(self.alpha > 0.0 && self.alpha <= 1.0) {
-            return Err(PolicyError::new(
-                "spec.control.alpha",
-                "is not over 0 and up to 1",
-            ));
-        }
-        for (field, value) in [
-            ("margin", self.drop_rate.margin),
-            ("leastExcess", self.drop_rate.least_excess),
-        ] {
-            if !(0.0..=MOST_DROPS).contains(&value) {
-                let field = format!("spec.control.dropRate.{field}");
-                let problem = format!("is not between 0 and {MOST_DROPS}");
-                return Err(PolicyError::new(field, problem));
-            }
-        }
-        for (section, steps) in [
-            ("threshold", &self.threshold),
-            ("dropRate", &self.drop_rate.steps),
-        ] {
-            let field = format!("spec.control.{section}.cooldown");
-            at_most_a_day(&field, steps.cooldown)?;
-            for (field, step) in [
-                ("aggressiveDecrease", steps.aggressive_decrease),
-                ("gentleDecrease", steps.gentle_decrease),
-                ("increaseStep", steps.increase_step),
-            ] {
-                if step.bps() <= 0.0 {
-                    let field = format!("spec.control.{section}.{field}");
-                    return Err(PolicyError::new(field, "is zero"));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
 fn at_most(field: &str, length: usize, most: usize) -> Result<(), PolicyError> {
     if length > most {
         let problem = format!("has {length} entries, the most is {most}");
@@ -709,7 +574,7 @@ mod tests {
         assert_eq!(policy.spec.critical[0].target_ms(Metric::P95), Some(10.0));
         assert_eq!(policy.spec.best_effort[0].bandwidth.max_bps(), 1e9);
         assert_eq!(
-            policy.spec.control.threshold.cooldown,
+            policy.spec.control.in_force.threshold.cooldown,
             Duration::from_secs(30)
         );
     }

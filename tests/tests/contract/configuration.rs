@@ -60,6 +60,7 @@ const UNUSABLE: &[(&str, &str, &str, &str)] = &[
     ),
     ("laneguard-actuator", "BEST_EFFORT_SELECTOR", "=", "="),
     ("laneguard-actuator", "CONTROL_LAW", "Magic", "Magic"),
+    ("laneguard-actuator", "LINK_BANDWIDTH_MBPS", "0.5", "0.5"),
 ];
 
 /// The same for every service.

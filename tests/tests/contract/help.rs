@@ -32,6 +32,7 @@ const ACTUATOR: &[&str] = &[
     "CRITICAL_WORKLOADS",
     "BEST_EFFORT_SELECTOR",
     "CONTROL_LAW",
+    "LINK_BANDWIDTH_MBPS",
 ];
 
 /// One flag or argument of a help text.

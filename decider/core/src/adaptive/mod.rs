@@ -74,6 +74,8 @@ pub struct Parameters {
     pub patience_ms: u64,
     /// Cuts in a row without improvement after which the cause is elsewhere, 1 to 10. Default 4.
     pub futile_cuts: u8,
+    /// Whether load that comes again and again is foreseen. Default true.
+    pub forecast: bool,
 }
 
 impl Default for Parameters {
@@ -85,6 +87,7 @@ impl Default for Parameters {
             steady_interval_ms: 12_000,
             patience_ms: 60_000,
             futile_cuts: 4,
+            forecast: true,
         }
     }
 }
