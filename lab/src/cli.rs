@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 use crate::cluster::Cluster;
 use crate::deploy;
 use crate::isolate::{self, Place};
+use crate::law::Law;
 use crate::live::{self, Live, say};
 use crate::run::{self, Plan};
 use crate::scenario::{Name, Scenario, ScenarioArgs};
@@ -32,8 +33,8 @@ const CLEANUP: Duration = Duration::from_secs(8);
 const BAD_CONFIGURATION: u8 = 64;
 
 const ABOUT_SETTINGS: &str = "\
-The services run the law Adaptive with their own defaults: targets, and limits from 10 to 1000 Mbit/s a pod. With CONTROL_LAW=Threshold in \
-the environment they get settings for runs of a minute or two: a cooldown of 4 s, and limits and steps in proportion to the link (on the \
+The services run the law Adaptive with their own defaults: targets, and limits from 10 to 1000 Mbit/s a pod. With --law Threshold or \
+DropRate they get settings for runs of a minute or two: a cooldown of 4 s, and limits and steps in proportion to the link (on the \
 default one limits from 10 to 100 Mbit/s a pod, steps of -40, -6 and +1). MIN_BANDWIDTH_MBPS, MAX_BANDWIDTH_MBPS, \
 AGGRESSIVE_DECREASE_MBPS, GENTLE_DECREASE_MBPS, INCREASE_STEP_MBPS, COOLDOWN_PERIOD_SEC, TARGET_LATENCY_MS and TARGET_JITTER_MS in \
 the environment win, and any other variable of the services is passed on.
@@ -91,8 +92,8 @@ struct RunArgs {
     /// Run Laneguard's services (the default)
     #[arg(long, conflicts_with = "without")]
     with: bool,
-    /// Run no services: the same load unprotected
-    #[arg(long, env = "LANEGUARD_LAB_WITHOUT")]
+    /// Run no services: the same load unprotected, as with --law none
+    #[arg(long, env = "LANEGUARD_LAB_WITHOUT", conflicts_with = "law")]
     without: bool,
     #[command(flatten)]
     common: CommonArgs,
@@ -112,9 +113,23 @@ struct CommonArgs {
     /// Folder of the services' binaries [default: the lab's own]
     #[arg(long, env = "LANEGUARD_LAB_BINARIES", value_name = "DIR")]
     binaries: Option<PathBuf>,
+    /// The control law: none, Adaptive, Adaptive:forecast=false, Threshold, DropRate, Watermark, Headroom, Autorate, Fixed:LIMIT (one
+    /// limit for each pod, such as Fixed:66M), or External (the decider in Python) [default: CONTROL_LAW, else Adaptive]
+    #[arg(long, env = "LANEGUARD_LAB_LAW", value_name = "LAW")]
+    law: Option<Law>,
+    /// Folder of the decider in Python, for --law External [default: examples/python-decider of the repository]
+    #[arg(long, env = "LANEGUARD_LAB_DECIDER", value_name = "DIR")]
+    decider: Option<PathBuf>,
 }
 
 impl CommonArgs {
+    fn law(&self) -> anyhow::Result<Law> {
+        match self.law {
+            Some(law) => Ok(law),
+            None => services::law(|name| std::env::var(name).ok()),
+        }
+    }
+
     fn folder(&self) -> anyhow::Result<PathBuf> {
         let folder = self.out.clone().unwrap_or_else(|| {
             let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now());
@@ -238,19 +253,28 @@ async fn run_once(args: &RunArgs) -> anyhow::Result<ExitCode> {
         &args.common,
         Scenario::new(args.name, &args.scenario),
         &folder,
-        !args.without,
+        if args.without {
+            Law::None
+        } else {
+            args.common.law()?
+        },
         "",
     );
     let score = watched(&plan).await?;
     say(&format!(
         "\n{}",
-        summary::table(&[(word(plan.protected), &score)])
+        summary::table(&[(word(plan.law), &score)])
     ));
     say(&format!("everything is in {}", folder.display()));
     Ok(ExitCode::SUCCESS)
 }
 
 async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    let law = args.common.law()?;
+    anyhow::ensure!(
+        law.is_protected(),
+        "a demo compares a law with none; run the law none by itself with: laneguard-lab run"
+    );
     let folder = args.common.folder()?;
     log_to(&folder)?;
     let scenario = Scenario::new(Name::Demo, &args.scenario);
@@ -262,13 +286,13 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         scenario.flows,
         scenario.requests_per_second,
         scenario.link.rate_bps / 1_000_000,
-        services::law(|name| std::env::var(name).ok())
+        law
     ));
     let without = plan(
         &args.common,
         scenario.clone(),
         &folder.join(summary::WITHOUT),
-        false,
+        Law::None,
         "1/2 ",
     );
     let without = watched(&without).await?;
@@ -276,7 +300,7 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         &args.common,
         scenario,
         &folder.join(summary::WITH),
-        true,
+        law,
         "2/2 ",
     );
     let with = watched(&with).await?;
@@ -290,25 +314,20 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-fn plan(
-    common: &CommonArgs,
-    scenario: Scenario,
-    folder: &Path,
-    protected: bool,
-    number: &str,
-) -> Plan {
+fn plan(common: &CommonArgs, scenario: Scenario, folder: &Path, law: Law, number: &str) -> Plan {
     Plan {
         scenario,
-        protected,
+        law,
         folder: folder.to_owned(),
         kubeconfig: common.kubeconfig.clone(),
         binaries: common.binaries.clone(),
-        title: format!("{number}{}", word(protected)),
+        decider: common.decider.clone(),
+        title: format!("{number}{}", word(law)),
     }
 }
 
-fn word(protected: bool) -> &'static str {
-    if protected {
+fn word(law: Law) -> &'static str {
+    if law.is_protected() {
         "with Laneguard"
     } else {
         "without"
@@ -354,6 +373,8 @@ mod tests {
             out: Some(folder.path().to_owned()),
             kubeconfig: None,
             binaries: None,
+            law: None,
+            decider: None,
         };
         assert_eq!(args.folder().unwrap(), folder.path());
         fs::write(folder.path().join("x"), "").unwrap();

