@@ -18,6 +18,8 @@ pub enum Action {
     CongestionThrottle,
     /// Limits that nobody uses, or that nobody watched, went back to what is known to be safe for all pods at once.
     Guard,
+    /// Load that comes back with a period is expected: limits went down before it, to what the link is known to leave then.
+    ForecastThrottle,
     /// Targets are missed, but bandwidth is not the cause: what was taken from best-effort is given back. Limits rise or stay.
     NotBandwidth,
     /// Targets are missed, and are below what the workload shows without best-effort: nothing is taken. Limits rise or stay.
@@ -26,12 +28,13 @@ pub enum Action {
 
 impl Action {
     /// Every action, for tables and closed label sets.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Increase,
         Self::Hold,
         Self::LatencyGentleThrottle,
         Self::CongestionThrottle,
         Self::Guard,
+        Self::ForecastThrottle,
         Self::NotBandwidth,
         Self::CannotBeMet,
     ];
@@ -45,6 +48,7 @@ impl Action {
             Self::LatencyGentleThrottle => "LATENCY_GENTLE_THROTTLE",
             Self::CongestionThrottle => "CONGESTION_THROTTLE",
             Self::Guard => "GUARD",
+            Self::ForecastThrottle => "FORECAST_THROTTLE",
             Self::NotBandwidth => "NOT_BANDWIDTH",
             Self::CannotBeMet => "CANNOT_BE_MET",
         }

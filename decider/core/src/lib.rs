@@ -10,6 +10,7 @@
 //! | Which sample counts as data? | [`sample`], `intake.rs` |
 //! | When does a law want less or more? | [`adaptive`], [`threshold`], [`drop_rate`] |
 //! | What do other systems do, for comparison? | [`watermark`], [`headroom`], [`autorate`] |
+//! | What will come next, if it came with a period so far? | [`holt_winters`] |
 //! | When may a wish become a change (cooldown, agreement, bounds)? | `pace.rs` |
 //! | What does the operator read? | `reason.rs` |
 //!
@@ -20,6 +21,7 @@ pub mod adaptive;
 pub mod autorate;
 pub mod drop_rate;
 pub mod headroom;
+pub mod holt_winters;
 mod intake;
 mod pace;
 pub mod policy;

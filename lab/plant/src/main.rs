@@ -60,6 +60,8 @@ fn scenarios(seed: u64) -> Vec<Scenario> {
         .collect();
     scenarios.extend([
         Scenario::burst(seed),
+        Scenario::burst_joined(seed),
+        Scenario::burst_foreign(seed),
         Scenario::capacity_drop(seed),
         Scenario::slow_server(seed),
         Scenario::light_load(seed),

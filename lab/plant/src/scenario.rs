@@ -175,6 +175,41 @@ impl Scenario {
         scenario
     }
 
+    /// One pod always sends; the other two join it for 10 s each half minute: between the bursts the limit is that of one pod.
+    #[must_use]
+    pub fn burst_joined(seed: u64) -> Self {
+        let mut scenario = Self::congestion(200e6, 3, seed);
+        scenario.name = "burst-joined".into();
+        scenario.phases = std::iter::repeat_n((), 7)
+            .flat_map(|()| [(20.0, 1), (10.0, 3)])
+            .map(|(seconds, active)| Phase {
+                seconds,
+                demand: Demand::Tcp,
+                active,
+            })
+            .collect();
+        scenario
+    }
+
+    /// Best-effort always sends; each two minutes a load that nobody limits takes half the link for 15 s.
+    #[must_use]
+    pub fn burst_foreign(seed: u64) -> Self {
+        let mut scenario = Self::congestion(200e6, 3, seed);
+        scenario.name = "burst-foreign".into();
+        scenario.phases = vec![Phase {
+            seconds: 840.0,
+            demand: Demand::Tcp,
+            active: 3,
+        }];
+        scenario.link = std::iter::once((0.0, 200e6))
+            .chain((0..7).flat_map(|burst| {
+                let at = 60.0 + 120.0 * f64::from(burst);
+                [(at, 100e6), (at + 15.0, 200e6)]
+            }))
+            .collect();
+        scenario
+    }
+
     /// The link loses half its rate 40 s into the load and has it back 60 s later.
     #[must_use]
     pub fn capacity_drop(seed: u64) -> Self {
