@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tracing_subscriber::EnvFilter;
 
 use crate::cluster::Cluster;
+use crate::compare::{self, CompareArgs};
 use crate::deploy;
 use crate::isolate::{self, Place};
 use crate::law::Law;
@@ -61,6 +62,9 @@ enum Command {
     /// Runs one scenario once, with or without Laneguard
     #[command(after_help = ABOUT_SETTINGS)]
     Run(RunArgs),
+    /// Runs several laws on the same scenarios, several times each, and writes one report to open in a browser
+    #[command(after_help = ABOUT_SETTINGS)]
+    Compare(CompareArgs),
     /// Recomputes every number of a run or demo from its raw logs, and writes summary.json
     Score {
         /// Folder of a run or of a demo
@@ -183,6 +187,12 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Server(args) => server::serve(args).await?,
         Command::Client(args) => client::run(args).await?,
         Command::Score { dir } => print!("{}", summary::score_folder(&dir)?),
+        Command::Compare(args) => {
+            if !args.only_report {
+                check_programs()?;
+            }
+            return compare::compare(&args, scenario_of).await;
+        }
         Command::Check => {
             check_programs()?;
             isolate::rehearse().await?;
@@ -312,6 +322,15 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     }
     eprintln!("laneguard-lab: protection was no better than none");
     Ok(ExitCode::FAILURE)
+}
+
+/// The scenario of a `run` with these arguments.
+fn scenario_of(arguments: &[String]) -> anyhow::Result<Scenario> {
+    let line = std::iter::once("laneguard-lab").chain(arguments.iter().map(String::as_str));
+    match Cli::try_parse_from(line)?.command {
+        Command::Run(args) => Ok(Scenario::new(args.name, &args.scenario)),
+        _ => anyhow::bail!("{} is not a run", arguments.join(" ")),
+    }
 }
 
 fn plan(common: &CommonArgs, scenario: Scenario, folder: &Path, law: Law, number: &str) -> Plan {

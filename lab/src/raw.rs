@@ -1,13 +1,15 @@
 //! The raw logs of a run: what is written down while it runs, and all that its score is computed from.
 //!
-//! Every file is CSV with a header line; times are nanoseconds since the Unix epoch.
+//! Every file is CSV with a header line; times are nanoseconds since the Unix epoch. In an archive the files are compressed.
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use flate2::read::MultiGzDecoder;
 
 /// Now, as nanoseconds since the Unix epoch.
 #[must_use]
@@ -475,16 +477,42 @@ impl Writer {
     }
 }
 
+/// Ending of a compressed raw log's name, after its own.
+pub const COMPRESSED: &str = ".gz";
+
+/// The text of a raw log, plain or compressed with gzip under the same name with `.gz` at its end.
+///
+/// # Errors
+/// When neither file can be read.
+pub fn text(path: &Path) -> Result<String, Error> {
+    let failed = |path: &Path, source| Error::Io {
+        path: path.to_owned(),
+        source,
+    };
+    match std::fs::read_to_string(path) {
+        Err(source) if source.kind() == io::ErrorKind::NotFound => {
+            let mut packed = path.as_os_str().to_owned();
+            packed.push(COMPRESSED);
+            let packed = PathBuf::from(packed);
+            // Without either file, the plain name is the one to tell.
+            let file = File::open(&packed).map_err(|_| failed(path, source))?;
+            let mut text = String::new();
+            MultiGzDecoder::new(file)
+                .read_to_string(&mut text)
+                .map_err(|source| failed(&packed, source))?;
+            Ok(text)
+        }
+        read => read.map_err(|source| failed(path, source)),
+    }
+}
+
 /// Reads all rows of one kind from the folder of a run.
 ///
 /// # Errors
 /// When the file cannot be read or a line is not of that kind.
 pub fn read<R: Row>(run: &Path) -> Result<Vec<R>, Error> {
     let path = run.join(R::FILE);
-    let text = std::fs::read_to_string(&path).map_err(|source| Error::Io {
-        path: path.clone(),
-        source,
-    })?;
+    let text = text(&path)?;
     text.lines()
         .enumerate()
         .skip(1)
@@ -577,6 +605,19 @@ mod tests {
         }
         .line();
         assert_eq!(PodEvent::parse(&line).unwrap().annotation, "1?2?3");
+    }
+
+    #[test]
+    fn a_compressed_log_reads_as_the_plain_one() {
+        let run = tempfile::tempdir().unwrap();
+        let file = File::create(run.path().join("phases.csv.gz")).unwrap();
+        let mut packed = flate2::write::GzEncoder::new(file, flate2::Compression::default());
+        packed.write_all(b"unix_ns,phase\n7,load\n").unwrap();
+        packed.finish().unwrap();
+        let rows = read::<PhaseStart>(run.path()).unwrap();
+        assert_eq!((rows.len(), rows[0].unix_ns), (1, 7));
+        let error = read::<Machine>(run.path()).unwrap_err().to_string();
+        assert!(error.ends_with("machine.csv"), "{error}");
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! 10 ms or its interquartile range above 5 ms; a failed request counts as 10 s, and a second without any
 //! request is violating, for nothing shows that it was good. Quantiles interpolate linearly between order statistics.
 //! Goodput is what arrived at the sinks, in Ethernet frames as the bottleneck counts them, as share of the
-//! link's rate minus what the critical traffic used of it.
+//! link's rate minus what the critical traffic used of it. [`series`] has the same windows one by one, for pictures.
+
+pub mod series;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +24,8 @@ pub const JITTER_LIMIT_MS: f64 = 5.0;
 const FAILED_MS: f64 = 10_000.0;
 /// Good windows in a row that make the critical traffic protected.
 const STREAK: usize = 5;
+/// Goodput in percent of what the critical traffic left from which best-effort has recovered.
+pub const RECOVERED_PERCENT: f64 = 90.0;
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// What the score needs to know beside the raw logs.
@@ -71,6 +75,10 @@ pub struct Score {
     pub loads: Vec<Load>,
     /// Goodput over all load phases in percent of what the critical traffic left.
     pub goodput_percent: f64,
+    /// Jain's index of the sinks' goodput over all load phases: 1 when all get the same, 1/n when one gets everything; absent when
+    /// nothing arrived (Jain, Chiu, Hawe: A Quantitative Measure of Fairness, DEC-TR-301, 1984).
+    #[serde(default)]
+    pub fairness: Option<f64>,
     /// Changes of a pod's limit per minute of load, for the pod with most.
     pub limit_changes_per_minute: f64,
     /// The same, counted only from the moment the critical traffic was protected in each load phase.
@@ -120,6 +128,10 @@ pub struct Load {
     /// From its start to the first of five good windows in a row, in seconds; absent when that never came. Violations after that are
     /// in `violating`.
     pub protected_after_s: Option<f64>,
+    /// From its start to the first of five seconds in a row that are good windows with a goodput of at least
+    /// [`RECOVERED_PERCENT`], in seconds: both sides have what they need. Absent when that never came.
+    #[serde(default)]
+    pub recovered_after_s: Option<f64>,
     /// What arrived at the sinks, in bits per second.
     pub goodput_bps: f64,
     /// What the critical traffic used of the bottleneck, in bits per second.
@@ -154,8 +166,8 @@ pub fn score(setup: &Setup, raw: &Raw) -> Result<Score, Error> {
         return Err(Error::NoLoad);
     };
 
-    let windows = violations(&raw.requests, *onset, end.unix_ns);
-    let violating = windows.iter().filter(|bad| **bad).count();
+    let windows = windows(&raw.requests, *onset, end.unix_ns);
+    let violating = violating(&windows);
     let loads = spans
         .iter()
         .map(|(start, end)| load(setup, raw, *start, *end))
@@ -193,6 +205,7 @@ pub fn score(setup: &Setup, raw: &Raw) -> Result<Score, Error> {
             .filter(|request| !request.outcome.is_success())
             .count(),
         goodput_percent: percent(carried, room),
+        fairness: jain(&carried_by_sink(setup, raw, &spans)?),
         limit_changes_per_minute: changes_per_minute(&raw.pods, &spans),
         steady_limit_changes_per_minute: changes_per_minute(&raw.pods, &steady),
         pods_restarted: restarted(&raw.pods),
@@ -210,36 +223,54 @@ pub fn window_latency<'a>(requests: impl IntoIterator<Item = &'a Request>) -> Op
 
 fn load(setup: &Setup, raw: &Raw, start: u64, end: u64) -> Result<Load, Error> {
     let seconds = (end - start) as f64 / SECOND_NS as f64;
-    let windows = violations(&raw.requests, start, end);
-    let rate = |endpoint: &str, bytes: fn(&Traffic) -> u64| {
-        let rows: Vec<&Traffic> = raw
-            .traffic
-            .iter()
-            .filter(|row| row.endpoint == endpoint)
-            .collect();
-        bytes_at(&rows, end, bytes)
-            .zip(bytes_at(&rows, start, bytes))
-            .map(|(after, before)| (after - before) * 8.0 / seconds)
-            .ok_or_else(|| Error::NoTraffic(endpoint.to_owned()))
-    };
+    let windows = windows(&raw.requests, start, end);
+    let sinks = setup
+        .sinks
+        .iter()
+        .map(|sink| Counter::of(raw, sink, |row| row.rx_bytes))
+        .collect::<Vec<_>>();
     let mut goodput_bps = 0.0;
-    for sink in &setup.sinks {
-        goodput_bps += rate(sink, |row| row.rx_bytes)?;
+    for sink in &sinks {
+        goodput_bps += sink.bits(start, end)? / seconds;
     }
-    let critical_bps = rate(&setup.critical_client, |row| row.tx_bytes)?;
+    let critical = Counter::of(raw, &setup.critical_client, |row| row.tx_bytes);
+    let critical_bps = critical.bits(start, end)? / seconds;
+    let room_bps = setup.rate_bps as f64 - critical_bps;
+    let served: Vec<bool> = windows
+        .iter()
+        .map(|window| {
+            let carried: Option<f64> = sinks
+                .iter()
+                .map(|sink| sink.in_second(window.start_ns))
+                .sum();
+            !window.violating
+                && carried.is_some_and(|bits| percent(bits, room_bps) >= RECOVERED_PERCENT)
+        })
+        .collect();
+    let good: Vec<bool> = windows.iter().map(|window| !window.violating).collect();
     Ok(Load {
         seconds,
         windows: windows.len(),
-        violating: windows.iter().filter(|bad| **bad).count(),
-        protected_after_s: protected_after(&windows),
+        violating: violating(&windows),
+        protected_after_s: streak_after(&good),
+        recovered_after_s: streak_after(&served),
         goodput_bps,
         critical_bps,
-        goodput_percent: percent(goodput_bps, setup.rate_bps as f64 - critical_bps),
+        goodput_percent: percent(goodput_bps, room_bps),
     })
 }
 
-/// For each whole second from `start` to `end`, whether it is violating.
-fn violations(requests: &[Request], start: u64, end: u64) -> Vec<bool> {
+/// One second of critical requests, by intended send time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Window {
+    start_ns: u64,
+    /// Absent without requests.
+    latency: Option<Latency>,
+    violating: bool,
+}
+
+/// Each whole second from `start` to `end`.
+fn windows(requests: &[Request], start: u64, end: u64) -> Vec<Window> {
     let count = (end.saturating_sub(start) / SECOND_NS) as usize;
     let mut windows: Vec<Vec<&Request>> = vec![Vec::new(); count];
     for request in requests {
@@ -251,21 +282,52 @@ fn violations(requests: &[Request], start: u64, end: u64) -> Vec<bool> {
             window.push(request);
         }
     }
-    windows
-        .into_iter()
-        .map(|window| {
-            latency(&sorted_ms(window)).is_none_or(|latency| {
-                latency.p95_ms > P95_LIMIT_MS || latency.jitter_ms > JITTER_LIMIT_MS
-            })
+    (0..)
+        .zip(windows)
+        .map(|(index, window)| {
+            let latency = latency(&sorted_ms(window));
+            Window {
+                start_ns: start + index * SECOND_NS,
+                latency,
+                violating: latency.is_none_or(|latency| {
+                    latency.p95_ms > P95_LIMIT_MS || latency.jitter_ms > JITTER_LIMIT_MS
+                }),
+            }
         })
         .collect()
 }
 
-fn protected_after(windows: &[bool]) -> Option<f64> {
-    windows
-        .windows(STREAK)
-        .position(|streak| !streak.contains(&true))
+fn violating(windows: &[Window]) -> usize {
+    windows.iter().filter(|window| window.violating).count()
+}
+
+/// Seconds before the first streak of good ones.
+fn streak_after(good: &[bool]) -> Option<f64> {
+    good.windows(STREAK)
+        .position(|streak| !streak.contains(&false))
         .map(|first| first as f64)
+}
+
+/// Jain's fairness index of shares of the same thing.
+fn jain(shares: &[f64]) -> Option<f64> {
+    let sum: f64 = shares.iter().sum();
+    let squares: f64 = shares.iter().map(|share| share * share).sum();
+    (squares > 0.0).then(|| sum * sum / (shares.len() as f64 * squares))
+}
+
+/// Bits that arrived at each sink in all spans together.
+fn carried_by_sink(setup: &Setup, raw: &Raw, spans: &[(u64, u64)]) -> Result<Vec<f64>, Error> {
+    setup
+        .sinks
+        .iter()
+        .map(|sink| {
+            let counter = Counter::of(raw, sink, |row| row.rx_bytes);
+            spans
+                .iter()
+                .map(|(start, end)| counter.bits(*start, *end))
+                .sum()
+        })
+        .collect()
 }
 
 fn sorted_ms<'a>(requests: impl IntoIterator<Item = &'a Request>) -> Vec<f64> {
@@ -300,17 +362,50 @@ fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     Some(low + (high - low) * rank.fract())
 }
 
-/// A counter's value at a moment between two readings, by linear interpolation.
-fn bytes_at(rows: &[&Traffic], moment: u64, bytes: fn(&Traffic) -> u64) -> Option<f64> {
-    let after = rows.iter().position(|row| row.unix_ns >= moment)?;
-    let right = rows[after];
-    if right.unix_ns == moment {
-        return Some(bytes(right) as f64);
+/// One byte counter of one endpoint.
+struct Counter<'a> {
+    endpoint: &'a str,
+    /// In order of time.
+    readings: Vec<(u64, u64)>,
+}
+
+impl<'a> Counter<'a> {
+    fn of(raw: &Raw, endpoint: &'a str, bytes: fn(&Traffic) -> u64) -> Self {
+        Self {
+            endpoint,
+            readings: raw
+                .traffic
+                .iter()
+                .filter(|row| row.endpoint == endpoint)
+                .map(|row| (row.unix_ns, bytes(row)))
+                .collect(),
+        }
     }
-    let left = rows[after.checked_sub(1)?];
-    let part = (moment - left.unix_ns) as f64 / (right.unix_ns - left.unix_ns) as f64;
-    let (from, to) = (bytes(left) as f64, bytes(right) as f64);
-    Some(from + (to - from) * part)
+
+    /// Its value at a moment between two readings, by linear interpolation.
+    fn bytes_at(&self, moment: u64) -> Option<f64> {
+        let after = self.readings.partition_point(|(at, _)| *at < moment);
+        let (right_at, right) = *self.readings.get(after)?;
+        if right_at == moment {
+            return Some(right as f64);
+        }
+        let (left_at, left) = self.readings[after.checked_sub(1)?];
+        let part = (moment - left_at) as f64 / (right_at - left_at) as f64;
+        Some(left as f64 + (right as f64 - left as f64) * part)
+    }
+
+    /// Bits counted from `start` to `end`.
+    fn bits(&self, start: u64, end: u64) -> Result<f64, Error> {
+        self.bytes_at(end)
+            .zip(self.bytes_at(start))
+            .map(|(after, before)| (after - before) * 8.0)
+            .ok_or_else(|| Error::NoTraffic(self.endpoint.to_owned()))
+    }
+
+    /// Bits counted in the second that begins at `start`; absent where readings do not cover it.
+    fn in_second(&self, start: u64) -> Option<f64> {
+        self.bits(start, start + SECOND_NS).ok()
+    }
 }
 
 fn changes_per_minute(pods: &[PodEvent], spans: &[(u64, u64)]) -> f64 {
@@ -567,12 +662,57 @@ mod tests {
 
     #[test]
     fn counters_are_interpolated_at_the_bounds_of_a_phase() {
-        let rows = [counter("x", 10, 0), counter("x", 20, 1000)];
-        let rows: Vec<&Traffic> = rows.iter().collect();
-        assert_eq!(bytes_at(&rows, 13 * S, |row| row.tx_bytes), Some(300.0));
-        assert_eq!(bytes_at(&rows, 10 * S, |row| row.tx_bytes), Some(0.0));
-        assert_eq!(bytes_at(&rows, 9 * S, |row| row.tx_bytes), None);
-        assert_eq!(bytes_at(&rows, 21 * S, |row| row.tx_bytes), None);
+        let counter = Counter {
+            endpoint: "x",
+            readings: vec![(10 * S, 0), (20 * S, 1000)],
+        };
+        assert_eq!(counter.bytes_at(13 * S), Some(300.0));
+        assert_eq!(counter.bytes_at(10 * S), Some(0.0));
+        assert_eq!(counter.bytes_at(9 * S), None);
+        assert_eq!(counter.bytes_at(21 * S), None);
+    }
+
+    #[test]
+    fn recovery_needs_good_windows_and_goodput_at_once() {
+        // 720 kB/s are 80 % of what is left until second 20, then 1 MB/s are more than 100 %
+        let mut raw = raw(steady(10..40, 1));
+        let more = |second: u64| 140_000 * second.clamp(20, 30).saturating_sub(20);
+        for row in &mut raw.traffic {
+            if row.endpoint.starts_with("sink") {
+                row.rx_bytes += more(row.unix_ns / S);
+            }
+        }
+        let load = &score(&setup(), &raw).unwrap().loads[0];
+        assert_eq!(load.protected_after_s, Some(0.0));
+        assert_eq!(load.recovered_after_s, Some(10.0));
+    }
+
+    #[test]
+    fn a_starved_load_never_recovers() {
+        let load = &score(&setup(), &raw(steady(10..40, 1))).unwrap().loads[0];
+        assert_eq!(load.recovered_after_s, None);
+    }
+
+    #[test]
+    fn jains_index_is_one_for_equal_shares_and_one_over_n_for_a_single_winner() {
+        assert_eq!(jain(&[5.0, 5.0, 5.0]), Some(1.0));
+        assert_eq!(jain(&[7.0, 0.0, 0.0, 0.0]), Some(0.25));
+        // the paper's own example: 20 dollars for each of 20 of 100 people are an index of 0.2
+        let dollars: Vec<f64> = (0..100).map(|n| if n < 20 { 20.0 } else { 0.0 }).collect();
+        assert_eq!(jain(&dollars), Some(0.2));
+        assert_eq!(jain(&[0.0, 0.0]), None);
+        assert_eq!(jain(&[]), None);
+    }
+
+    #[test]
+    fn fairness_compares_what_arrived_at_the_sinks_under_load() {
+        let mut raw = raw(steady(10..40, 1));
+        for row in &mut raw.traffic {
+            if row.endpoint == "sink-1" {
+                row.rx_bytes = 0;
+            }
+        }
+        assert_eq!(score(&setup(), &raw).unwrap().fairness, Some(0.5));
     }
 
     #[test]

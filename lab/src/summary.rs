@@ -48,11 +48,11 @@ pub fn ran(folder: &Path) -> anyhow::Result<Ran> {
     serde_json::from_str(&text).with_context(|| format!("{} is malformed", path.display()))
 }
 
-/// The score of the run in `folder`, from its raw logs.
+/// What the run in `folder` did, and its raw logs.
 ///
 /// # Errors
-/// When a log is missing or malformed, or the run has no finished load phase.
-pub fn score(folder: &Path) -> anyhow::Result<Score> {
+/// When a log is missing or malformed.
+pub fn read(folder: &Path) -> anyhow::Result<(Scenario, Raw)> {
     let scenario = ran(folder)?.scenario;
     let raw = Raw {
         requests: raw::read::<Request>(folder)?,
@@ -62,6 +62,15 @@ pub fn score(folder: &Path) -> anyhow::Result<Score> {
         footprints: raw::read::<Footprint>(folder)?,
         machine: raw::read::<Machine>(folder)?,
     };
+    Ok((scenario, raw))
+}
+
+/// The score of the run in `folder`, from its raw logs.
+///
+/// # Errors
+/// When a log is missing or malformed, or the run has no finished load phase.
+pub fn score(folder: &Path) -> anyhow::Result<Score> {
+    let (scenario, raw) = read(folder)?;
     Ok(score::score(&scenario.setup(), &raw)?)
 }
 
@@ -153,6 +162,11 @@ pub fn table(runs: &[(&str, &Score)]) -> String {
     row("best-effort goodput, share of what is left", &|score| {
         format!("{:.1} %", score.goodput_percent)
     });
+    row("  its fairness (Jain's index over the sinks)", &|score| {
+        score
+            .fairness
+            .map_or_else(|| "-".to_owned(), |index| format!("{index:.3}"))
+    });
     row("limit changes per minute of load", &|score| {
         format!("{:.1}", score.limit_changes_per_minute)
     });
@@ -178,6 +192,13 @@ pub fn table(runs: &[(&str, &Score)]) -> String {
             &format!("load {number}: protected after"),
             &of(&|load| {
                 load.protected_after_s
+                    .map_or_else(|| "never".to_owned(), |seconds| format!("{seconds:.0} s"))
+            }),
+        );
+        row(
+            &format!("load {number}: and goodput of 90 % after"),
+            &of(&|load| {
+                load.recovered_after_s
                     .map_or_else(|| "never".to_owned(), |seconds| format!("{seconds:.0} s"))
             }),
         );
@@ -242,12 +263,14 @@ mod tests {
                 seconds: 50.0,
                 windows: 50,
                 violating,
+                recovered_after_s: None,
                 protected_after_s: (violating < 50).then_some(violating as f64),
                 goodput_bps: 1e8,
                 critical_bps: 1e6,
                 goodput_percent: 50.0,
             }],
             goodput_percent: 50.0,
+            fairness: Some(1.0),
             limit_changes_per_minute: 0.0,
             steady_limit_changes_per_minute: 0.0,
             pods_restarted: 0,
