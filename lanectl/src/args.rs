@@ -39,6 +39,8 @@ pub enum Command {
         #[arg(long, value_parser = laneguard_proto::duration::parse, value_name = "DURATION")]
         since: Option<Duration>,
     },
+    /// Say in plain sentences what a decision saw, concluded and changed, what the law has learned, and what can be done
+    Explain(Explain),
     /// Give the pods back what was found before us, and touch them no more until `resume`
     Release(Named),
     /// Enforce a released policy again
@@ -56,6 +58,33 @@ pub enum Command {
         #[arg(long, default_value = "7days", value_parser = laneguard_proto::duration::parse, value_name = "DURATION")]
         since: Duration,
     },
+}
+
+/// Which decision to explain, and from where.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("which"))]
+pub struct Explain {
+    /// namespace/name, a name with -n, or `default` for the environment's; with --file the only one in it if left out
+    #[arg(value_name = "POLICY", required_unless_present = "file")]
+    pub policy: Option<String>,
+    /// The policy's namespace [default: default]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// The decision in force then: 2026-11-24T03:00:00Z, or how long ago, such as 10m [default: the last that changed a limit]
+    #[arg(long, group = "which", value_parser = crate::explain::parse_at, value_name = "TIME")]
+    pub at: Option<i64>,
+    /// The decision with this sequence [default: the last that changed a limit]
+    #[arg(long, group = "which", value_name = "NUMBER")]
+    pub sequence: Option<u64>,
+    /// A record, or decisions as lines of proto3 JSON; - for standard input [default: what the stream still has]
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// From the stream: only decisions made at most this long ago
+    #[arg(long, default_value = "7days", value_parser = laneguard_proto::duration::parse, value_name = "DURATION")]
+    pub since: Duration,
+    /// How it is printed: text for people, or JSON
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Stream,
 }
 
 /// What to do with policies.

@@ -2,24 +2,29 @@
 
 pub mod args;
 mod brake;
+mod explain;
 mod file;
 mod name;
 mod object;
 mod output;
 mod policy;
+mod recording;
 mod verify;
 mod watch;
+mod words;
 mod yaml;
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::CommandFactory;
 use laneguard_proto::codec::Encoding;
+use laneguard_proto::subject::Token;
 use laneguard_runtime::bus::{Bus, Producer};
 use laneguard_runtime::command_line::{self, EXIT_CONFIG};
 use laneguard_runtime::{ConfigError, shutdown, telemetry};
 
-use args::{Args, Command};
+use args::{Args, Command, Explain};
 
 /// Parses the command line, does what it says, and gives the exit code: 0 as asked, 64 bad configuration, 1 otherwise.
 pub fn run() -> ExitCode {
@@ -78,6 +83,7 @@ async fn act(args: &Args) -> anyhow::Result<()> {
         Command::Verify {
             file: Some(file), ..
         } => return verify::lines(&policy::read(file)?),
+        Command::Explain(explain) if explain.file.is_some() => return explain_file(explain),
         Command::Policy(command) => policy::to_apply(command)?,
         _ => Vec::new(),
     };
@@ -102,6 +108,17 @@ async fn act(args: &Args) -> anyhow::Result<()> {
                 .transpose()?;
             watch::run(&bus, policy.as_ref(), *output, *since).await
         }
+        Command::Explain(explain) => {
+            let policy = of_explain(explain)?.context("a policy is needed")?;
+            explain::stream(
+                &bus,
+                &policy,
+                explain.since,
+                wanted(explain),
+                explain.output,
+            )
+            .await
+        }
         Command::Release(named) => {
             let token = name::token(&named.policy, named.namespace.as_deref())?;
             brake::release(&bus, &token).await
@@ -114,4 +131,33 @@ async fn act(args: &Args) -> anyhow::Result<()> {
     };
     end.trigger();
     result
+}
+
+fn explain_file(args: &Explain) -> anyhow::Result<()> {
+    let Some(file) = &args.file else {
+        return Ok(());
+    };
+    let policy = of_explain(args)?;
+    explain::record(
+        recording::open(file)?,
+        policy.as_ref(),
+        wanted(args),
+        args.output,
+    )
+    .with_context(|| file.display().to_string())
+}
+
+fn of_explain(args: &Explain) -> anyhow::Result<Option<Token>> {
+    let named = args.policy.as_deref();
+    named
+        .map(|policy| name::token(policy, args.namespace.as_deref()))
+        .transpose()
+}
+
+fn wanted(args: &Explain) -> explain::Wanted {
+    match (args.at, args.sequence) {
+        (Some(at_ms), _) => explain::Wanted::At(at_ms),
+        (None, Some(sequence)) => explain::Wanted::Sequence(sequence),
+        (None, None) => explain::Wanted::LastChange,
+    }
 }
