@@ -270,6 +270,10 @@ impl Context<'_> {
                 "Limits that nobody used {} to what is safe: {change}.",
                 verb("were lowered", "would have been lowered")
             ),
+            Some(Action::ForecastThrottle) => format!(
+                "Best-effort {} ahead of load that is expected: {change}.",
+                verb("was cut", "would have been cut")
+            ),
             Some(Action::NotBandwidth) => {
                 let back = if is_changed {
                     format!(" What was taken goes back: {change}.")
@@ -413,6 +417,9 @@ impl Context<'_> {
             ),
             Action::CannotBeMet => told.push(
                 "The workload never met its targets, not even with best-effort out of the way: they are below what it does alone.".to_owned(),
+            ),
+            Action::ForecastThrottle => told.push(
+                "Load that comes back with a period is expected next: best-effort makes room before it comes, so that nobody has to wait.".to_owned(),
             ),
             Action::Hold => {}
         }

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use laneguard_decider::decide::{self, Gate};
 use laneguard_decider_core::adaptive::{self, Elsewhere, Memory, Phase, Streak};
-use laneguard_decider_core::policy::{Class, Critical, Law, Targets};
+use laneguard_decider_core::policy::Law;
 use laneguard_decider_core::state::State;
 use laneguard_proto::duration::timestamp_from_ms;
 use laneguard_proto::v1::{Sample, Signals, sample::Quality};
@@ -87,21 +87,12 @@ fn the_first_throttle_of_a_real_run_is_told_from_cause_to_effect() {
 }
 
 fn policy(law: Law) -> Policy {
-    Policy {
-        law,
-        critical: vec![Critical {
-            workload: "factory_robot".into(),
-            targets: Targets {
-                p95_ms: Some(10.0),
-                ..Targets::default()
-            },
-        }],
-        classes: vec![Class {
-            name: "bulk".into(),
-            min_bps: 10e6,
-            max_bps: 1e9,
-        }],
-    }
+    let policy = serde_json::json!({
+        "law": law,
+        "critical": [{"workload": "factory_robot", "targets": {"p95_ms": 10.0}}],
+        "classes": [{"name": "bulk", "min_bps": 10e6, "max_bps": 1e9}],
+    });
+    serde_json::from_value(policy).unwrap()
 }
 
 fn slow() -> Sample {
