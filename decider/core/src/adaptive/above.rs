@@ -17,6 +17,12 @@ const DEEPER: [f64; 4] = [0.0, 0.4, 0.6, 0.75];
 const WELL_KNOWN: f64 = 0.93;
 /// A pod that sends less than this share of its limit is held by something else.
 const HELD: f64 = 0.97;
+/// A queue drains within this time, milliseconds, or it is none.
+const MOST_DRAIN_MS: f64 = 1_000.0;
+/// What flows in slow start lose, as a share of the queue that they fill.
+const OVERSHOT: f64 = 1.0;
+/// At least so much of the room counts as used at a total that hurt, however little of the window saw it.
+const HURT: f64 = 1.5;
 
 /// How far limits go down, and where they settle once the queue has drained.
 #[derive(Clone, Copy)]
@@ -112,7 +118,7 @@ impl Control<'_> {
             episode.excess_ms = worst.excess_ms;
             episode.futile = 0;
             episode.give_back = 1.0;
-        } else {
+        } else if self.saw_empty_queue(worst) {
             episode.futile = episode.futile.saturating_add(1);
         }
         self.memory.phase = Phase::Episode(episode);
@@ -188,6 +194,23 @@ impl Control<'_> {
         )
     }
 
+    /// Whether the queue had time to drain between the last cut and the window: one that still saw it drain proves nothing.
+    fn saw_empty_queue(&self, worst: &Finding) -> bool {
+        let Some(change) = self.memory.change else {
+            return true;
+        };
+        // A queue of D is empty D / depth after the cut, and a cut is no deeper than a half.
+        #[allow(clippy::cast_possible_truncation)]
+        let drain_ms = (2.0 * worst.excess_ms)
+            .max(self.parameters.drain_ms)
+            .min(MOST_DRAIN_MS) as i64;
+        self.ours(worst.start_ms)
+            >= change
+                .at_ms
+                .saturating_add(self.effect_ms())
+                .saturating_add(drain_ms)
+    }
+
     fn depth(&self, worst: &Finding, episode: &Episode) -> f64 {
         let deeper = DEEPER[usize::from(episode.futile).min(DEEPER.len() - 1)];
         (worst.excess_ms / self.parameters.drain_ms)
@@ -231,15 +254,18 @@ impl Control<'_> {
                 ));
             }
             let before = self.memory.calm_bps.unwrap_or(0.0).min(total);
-            // What filled the queue was sent, too, and not carried yet: as if the window had been longer.
-            let carried = |share: f64| {
-                (total - before * (1.0 - share)) / (share + filled_ms / length).max(0.25)
+            // What filled the queue was sent, too, and not carried yet: as if the window had been longer. And flows that overshot lost
+            // up to as much again, which was sent and is carried by nobody.
+            let carried = |share: f64, lost: f64| {
+                (total - before * (1.0 - share))
+                    / (share + (1.0 + lost) * filled_ms / length).max(0.25)
             };
+            let low_bps = carried(most, OVERSHOT).max(1.0);
             let capacity = Capacity {
-                low_bps: carried(most).max(1.0),
-                high_bps: carried(least).max(carried(most)).max(1.0),
+                low_bps,
+                high_bps: carried(least, 0.0).max(low_bps),
             };
-            self.learn_capacity(capacity);
+            self.learn_capacity(worst, capacity);
             let target = capacity.low_bps * kept;
             let Some(level) = level_for(self.policy, usage, target) else {
                 return self.cut_blind(worst, episode);
@@ -265,7 +291,7 @@ impl Control<'_> {
             self.learn_from_raise(worst, total, raise);
             let why = format!("{} after the last raise, which is undone", worst.text);
             // A queue that grew to D in a time t was filled at 1 + D / t times what the link carries. A full queue grows no more: of
-            // a large raise no more than the middle is kept.
+            // a raise to a measured level no more than the middle is kept, of a step towards the unknown nothing.
             let grown_ms = self
                 .ours(worst.end_ms)
                 .saturating_sub(raise.at_ms)
@@ -273,10 +299,20 @@ impl Control<'_> {
                 .max(300);
             #[allow(clippy::cast_precision_loss)]
             let carried = 0.98 / (1.0 + worst.excess_ms / grown_ms as f64);
-            let most = if raise.undo < 0.9 {
+            let most = if raise.settling {
                 raise.undo.sqrt()
             } else {
-                0.99
+                raise.undo
+            };
+            // Where not the limits but the link holds the pods, what they send is no less than what it carries.
+            let carried = match raise.total_bps {
+                Some(held)
+                    if !are_used(self.state, usage, HELD)
+                        && !self.is_mixed(usage.start_ms, usage.end_ms) =>
+                {
+                    carried.min(settle * total * raise.undo / held.max(1.0))
+                }
+                _ => carried,
             };
             (
                 raise.undo * kept,
@@ -291,10 +327,13 @@ impl Control<'_> {
             } else {
                 settle.max(kept)
             };
-            self.learn_capacity(Capacity {
-                low_bps: total * settled,
-                high_bps: total,
-            });
+            self.learn_capacity(
+                worst,
+                Capacity {
+                    low_bps: total * settled,
+                    high_bps: total,
+                },
+            );
             let why = format!(
                 "{}, with best-effort held by its limits at {} in all",
                 worst.text,
@@ -398,13 +437,20 @@ impl Control<'_> {
         }
         self.memory.doubted_ms = None;
         self.memory.held_bps = Some(held);
-        self.learn_capacity(Capacity {
-            low_bps: held,
-            high_bps: hurt,
-        });
+        self.learn_capacity(
+            worst,
+            Capacity {
+                low_bps: held,
+                high_bps: hurt,
+            },
+        );
     }
 
-    fn learn_capacity(&mut self, capacity: Capacity) {
+    fn learn_capacity(&mut self, worst: &Finding, capacity: Capacity) {
+        self.memory.relation.forget_above(capacity.high_bps);
+        self.memory
+            .relation
+            .learn(self.now_ms, capacity.high_bps, worst.used.max(HURT));
         self.memory.held_bps = self
             .memory
             .held_bps

@@ -264,6 +264,7 @@ impl Control<'_> {
                 up: undo < 1.0,
                 undo,
                 total_bps: self.seen.usage.as_ref().map(|usage| usage.total_bps),
+                settling: false,
             });
             self.memory.streak.violating = 0;
             self.memory.streak.calm = 0;

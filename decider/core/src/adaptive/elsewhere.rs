@@ -26,6 +26,7 @@ impl Control<'_> {
         // What was taken for the link's capacity was not.
         if episode.cuts > 0 {
             self.memory.capacity = None;
+            self.memory.relation.forget_harm();
         }
         self.memory.phase = Phase::Elsewhere(elsewhere);
         self.give_back(worst, elsewhere, because)

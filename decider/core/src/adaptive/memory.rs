@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::Policy;
 
-use super::observe::Signals;
+use super::{observe::Signals, relation::Relation};
 
 /// Most that a learned delay may be, milliseconds: beyond it something else is wrong.
 const MOST_EFFECT_MS: i64 = 30_000;
@@ -53,6 +53,8 @@ pub struct Memory {
     pub testing: bool,
     /// What each critical workload shows while best-effort does no harm.
     pub floors: Vec<Floor>,
+    /// What best-effort's total does to critical latency, as far as it was seen.
+    pub relation: Relation,
 }
 
 /// Where the loop stands.
@@ -114,6 +116,9 @@ pub struct Change {
     /// What best-effort sent before it, bits per second, if known.
     #[serde(default)]
     pub total_bps: Option<f64>,
+    /// Whether it was a raise to a level that was measured, not a step towards the unknown.
+    #[serde(default)]
+    pub settling: bool,
 }
 
 /// Between which totals the link becomes full, bits per second of best-effort.

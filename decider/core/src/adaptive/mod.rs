@@ -41,6 +41,7 @@ mod decide;
 mod elsewhere;
 mod memory;
 mod observe;
+mod relation;
 mod steps;
 mod within;
 
@@ -56,6 +57,7 @@ use crate::{
 
 use decide::{Control, Verdict};
 pub use memory::{Capacity, Change, Elsewhere, Episode, Floor, Memory, Phase, Streak};
+pub use relation::{Bin, Expectation, Relation};
 
 /// Parameters of the law. An operator sets none of them; they are here so that they can be varied in replay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -35,6 +35,8 @@ pub(super) struct Finding {
     pub(super) level: Level,
     /// Value over target of the worst signal.
     pub(super) ratio: f64,
+    /// How much of the room between floor and target the worst signal uses: 0 none, 1 all.
+    pub(super) used: f64,
     /// An estimate of the delay that a queue adds, milliseconds.
     pub(super) excess_ms: f64,
     /// Between which shares of the window's requests were slow.
@@ -243,10 +245,12 @@ fn judge(workload: usize, critical: &Critical, floor: &Floor, sample: &Sample) -
     });
     let mut worst: Option<Signal> = None;
     let (mut early, mut quiet) = (false, true);
+    let mut used = 0.0_f64;
     let mut proven = false;
     for signal in signals {
         let floor = signal.floor.unwrap_or(0.0).min(signal.target);
         let risen = (signal.value - floor) / (signal.target - floor).max(f64::MIN_POSITIVE);
+        used = used.max(risen);
         early |= risen > 0.6;
         quiet &= risen < 0.25;
         // A bucket that straddles the target proves nothing; an edge at the target does.
@@ -280,6 +284,7 @@ fn judge(workload: usize, critical: &Critical, floor: &Floor, sample: &Sample) -
         end_ms: sample.window_end_ms,
         level,
         ratio,
+        used,
         excess_ms: excess(floor, sample, slow.0),
         slow,
         quiet,
@@ -358,12 +363,11 @@ fn excess(floor: &Floor, sample: &Sample, slow: f64) -> f64 {
     };
     let tail = above(sample.p95_ms, floor.p95_ms).or(above(sample.p99_ms, floor.p99_ms));
     let mean = above(sample.mean_ms, floor.mean_ms);
+    let upper = above(sample.p75_ms, floor.mean_ms).unwrap_or(f64::INFINITY);
     match (tail, mean) {
-        (Some(tail), Some(mean)) if slow >= 0.5 => tail.min(mean / slow),
         // A lost packet's retransmission is in the tail, and is no queue.
-        (Some(tail), Some(_)) if slow >= 0.25 => {
-            tail.min(above(sample.p75_ms, floor.mean_ms).unwrap_or(tail))
-        }
+        (Some(tail), Some(mean)) if slow >= 0.5 => tail.min(mean / slow).min(upper),
+        (Some(tail), Some(_)) if slow >= 0.25 => tail.min(upper),
         (Some(tail), _) => tail,
         (None, Some(mean)) => mean / slow.max(0.5),
         (None, None) => above(sample.jitter_ms, floor.jitter_ms).unwrap_or(0.0),

@@ -7,13 +7,24 @@ use crate::{
 
 use super::{
     decide::{Control, FIRM, LEAST_STEP, USED, Verdict, hold},
-    memory::{Episode, Phase},
+    memory::{Change, Episode, Phase},
     observe::{Finding, Level, Seen, Signals},
     steps::{allowed, are_used, level_for, lower_to, scale},
 };
 
 /// The share of the budget that limits go to while nobody uses them: many flows that start at once are rougher than a steady load.
-const GUARDED: f64 = 0.98;
+const GUARDED: f64 = 0.96;
+
+/// While no limit is known to hurt, limits grow by this factor.
+const GROWTH: f64 = 1.5;
+/// A rise of the room's use by more than this after a raise is a queue that builds, not a busier link.
+const JUMP: f64 = 0.5;
+/// A total is left alone if targets hold there with this probability.
+const TRUST: f64 = 0.95;
+/// The greatest step of a test above the capacity.
+const MOST_TEST: f64 = 0.12;
+/// A raise towards the capacity goes no farther than targets hold with this probability.
+const CONFIDENCE: f64 = 0.9;
 
 impl Control<'_> {
     pub(super) fn within(&mut self, worst: &Finding) -> Verdict {
@@ -26,6 +37,7 @@ impl Control<'_> {
                 worst.text
             ));
         }
+        self.learn_relation(worst);
         if is_early {
             return self.early(worst);
         }
@@ -53,6 +65,13 @@ impl Control<'_> {
         self.memory.streak.room = 0;
         let in_a_row = self.memory.count(|streak| &mut streak.warned);
         if let Some(raise) = self.responsible_raise() {
+            if let Some(probability) = self.is_trusted(worst, raise) {
+                return hold(format!(
+                    "{}, and best-effort's present total holds with a probability of {} %",
+                    worst.text,
+                    number((probability * 100.0).round())
+                ));
+            }
             self.test_failed();
             if let Some(usage) = &self.seen.usage {
                 self.learn_from_raise(worst, usage.total_bps, raise);
@@ -61,10 +80,15 @@ impl Control<'_> {
                 "{}, but it rose after the last raise, which is undone",
                 worst.text
             );
-            let least = if self.seen.usage.is_some() { 0.96 } else { 0.0 };
+            // A step towards the unknown goes back to where it held. After a large one, to a level that was measured, an early sign is
+            // a small overshoot: most of it holds.
+            let factor = if raise.settling && self.seen.usage.is_some() {
+                raise.undo.clamp(0.94, 0.985)
+            } else {
+                raise.undo.min(0.985)
+            };
             return self.change(Action::LatencyGentleThrottle, why, |policy, state| {
-                // An early sign is a small overshoot: of a large raise most holds.
-                scale(policy, state, raise.undo.clamp(least, 0.985));
+                scale(policy, state, factor);
             });
         }
         let is_held = self
@@ -83,6 +107,7 @@ impl Control<'_> {
         }
         if is_held
             && in_a_row >= FIRM
+            && self.holds_here() < TRUST
             && self.interval_passed()
             && self.memory.phase == Phase::Steady
         {
@@ -95,6 +120,24 @@ impl Control<'_> {
             });
         }
         hold(format!("{}, and a queue may be building", worst.text))
+    }
+
+    /// With what probability targets hold at what best-effort sends now, by what was learned; 0 if unknown.
+    fn holds_here(&self) -> f64 {
+        let usage = self.seen.usage.as_ref();
+        usage
+            .and_then(|usage| self.memory.relation.expect(usage.total_bps))
+            .map_or(0.0, |expected| expected.holds())
+    }
+
+    /// Whether an early sign after a raise is only what a busier link shows: clean, no jump, and within targets with some probability.
+    fn is_trusted(&self, worst: &Finding, raise: Change) -> Option<f64> {
+        if worst.level != Level::Early || self.is_mixed(worst.start_ms, worst.end_ms) {
+            return None;
+        }
+        let before = self.memory.relation.expect(raise.total_bps?)?;
+        let probability = self.holds_here();
+        (worst.used - before.mean < JUMP && probability >= TRUST).then_some(probability)
     }
 
     /// The first calm window after a cut: the queue is gone.
@@ -117,13 +160,17 @@ impl Control<'_> {
         if !is_wanted {
             return hold(format!("{} again, and nobody uses the limits", worst.text));
         }
-        self.raise(
+        let verdict = self.raise(
             episode.settle,
             format!(
                 "{} again: limits settle just under what the link carries",
                 worst.text
             ),
-        )
+        );
+        if let Some(change) = &mut self.memory.change {
+            change.settling = true;
+        }
+        verdict
     }
 
     fn steady(&mut self, worst: &Finding) -> Verdict {
@@ -210,7 +257,7 @@ impl Control<'_> {
     fn probe(&mut self, worst: &Finding, total: f64, budget: Option<f64>) -> Verdict {
         let (Some(budget), Some(capacity)) = (budget, self.memory.capacity) else {
             return self.raise(
-                1.25,
+                GROWTH,
                 format!("{}, and no limit is known to hurt", worst.text),
             );
         };
@@ -228,21 +275,26 @@ impl Control<'_> {
         }
         self.memory.streak.room = 0;
         let gap = 0.985 * capacity.high_bps / total - 1.0;
+        if let Some(known) = self.memory.relation.known_to_hold(TRUST)
+            && (LEAST_STEP..).contains(&(known / total - 1.0))
+            && gap > LEAST_STEP
+        {
+            let why = format!("{}, and {} was seen to hold", worst.text, mbit(known));
+            return self.raise((known / total).min(1.04), why);
+        }
         if gap > LEAST_STEP {
-            if gap < 0.1 && !worst.quiet {
-                return hold(format!("{}, and signals have begun to rise", worst.text));
-            }
-            if gap < 0.03 && !self.interval_passed() {
+            if (gap < 0.03 || !worst.quiet) && !self.interval_passed() {
                 return hold(format!("{}, and limits are near what hurt", worst.text));
             }
             let why = format!("{}, {} % below what hurt", worst.text, number(gap * 100.0));
             // The middle when near, less when far, where what hurt is a guess.
             let step = if gap < 0.03 { gap / 2.0 } else { gap / 3.0 };
             let step = if worst.quiet { step } else { step.min(0.01) };
-            return self.raise(
-                1.0 + step.clamp(LEAST_STEP, if gap > 0.25 { 0.08 } else { 0.04 }),
-                why,
-            );
+            let step = step.clamp(LEAST_STEP, if gap > 0.25 { 0.08 } else { 0.04 });
+            let safe = self.memory.relation.safe_raise(total, step, CONFIDENCE);
+            if safe >= LEAST_STEP {
+                return self.raise(1.0 + safe, why);
+            }
         }
         if !worst.quiet {
             return hold(format!("{}, and signals have begun to rise", worst.text));
@@ -258,14 +310,14 @@ impl Control<'_> {
         if !self.memory.testing {
             self.memory.test_step = LEAST_STEP;
         }
-        let step = self.memory.test_step.clamp(LEAST_STEP, 0.25);
+        let step = self.memory.test_step.clamp(LEAST_STEP, MOST_TEST);
         // Above the old mark and calm: the network has changed, and the old mark means little.
         if self
             .memory
             .held_bps
             .is_some_and(|held| held >= self.memory.mark_bps * 1.003)
         {
-            self.memory.test_step = (step * 2.0).min(0.25);
+            self.memory.test_step = (step * 2.0).min(MOST_TEST);
         }
         let verdict = self.raise(
             1.0 + step,
@@ -299,6 +351,20 @@ impl Control<'_> {
         );
         self.memory.testing = true;
         verdict
+    }
+
+    /// A window that began after the last change says what this total does.
+    fn learn_relation(&mut self, worst: &Finding) {
+        let Some(usage) = &self.seen.usage else {
+            return;
+        };
+        if !self.is_mixed(worst.start_ms, worst.end_ms)
+            && !self.is_mixed(usage.start_ms, usage.end_ms)
+        {
+            self.memory
+                .relation
+                .learn(self.now_ms, usage.total_bps, worst.used);
+        }
     }
 
     fn learn_floor(&mut self, workload: usize, signals: &Signals) {

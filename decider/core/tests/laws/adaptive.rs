@@ -133,11 +133,11 @@ fn what_best_effort_sends_while_the_link_is_full_is_the_capacity_left() {
 fn a_window_that_is_mostly_congested_is_acted_on_at_once_with_its_share_taken_into_account() {
     let mut trace = Trace::after_calm(policy(&[ROBOT]));
     // Between a half and three quarters of the requests were slow, and the 60 ms of queue were sent but not carried. Requests
-    // under way are not in the window, so it began 60 ms earlier than they show: o is at most 0.75 + 0.06 + 0.06 = 0.87.
-    // 130 / 0.87 = 149.425 are certain; drained by 20 %: 149.425 * 0.8 / 3 = 39.846.
+    // under way are not in the window, so it began 60 ms earlier than they show: o is at most 0.75 + 0.06 = 0.81. As much again as
+    // filled the queue may have been lost: 130 / (0.81 + 2 * 0.06) = 139.785 are certain; drained by 20 %: 139.785 * 0.8 / 3 = 37.276.
     let (action, limit) = trace.see(sending(130.0, slow(ROBOT, 4.0, 0.6, 61.0)));
     assert_eq!(action, CongestionThrottle);
-    assert!((limit - 39.846).abs() < 0.01, "{limit}");
+    assert!((limit - 37.276).abs() < 0.01, "{limit}");
 }
 
 #[test]
@@ -150,8 +150,8 @@ fn limits_that_nobody_uses_are_never_raised_and_guard_the_next_onset() {
         assert!(matches!(now.0, Hold | Guard), "at {end} s: {now:?}");
         last = now;
     }
-    // 0.98 of the budget of 192.06 for three pods.
-    assert!((last.1 - 62.739).abs() < 0.01, "{last:?}");
+    // 0.96 of the budget of 192.06 for three pods.
+    assert!((last.1 - 61.459).abs() < 0.01, "{last:?}");
 }
 
 #[test]
