@@ -11,9 +11,11 @@
 //! | What happens to packets and requests? | [`link`] |
 //! | What does the decider get to see? | [`telemetry`] |
 //! | How is the loop closed? | [`run`](mod@run) |
+//! | How was it fitted to the kernel network, and is it like it? | [`fit`](mod@fit) |
 //! | What was it worth? | [`score`](mod@score) |
 //! | Could any fixed limit have done better? | [`stability`] |
 
+pub mod fit;
 pub mod generate;
 pub mod link;
 pub mod random;

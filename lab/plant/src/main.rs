@@ -1,17 +1,26 @@
-//! Prints what each law does on the model: `laneguard-lab-plant table`, `random COUNT|SEED,SEED,.. [LAW]`, or `trace SCENARIO [LAW] [SEED]`.
+//! Prints what each law does on the model, and how like the kernel network the model is:
+//!
+//! - `laneguard-lab-plant table [LAW] [--plant FILE]`
+//! - `random COUNT|SEED,SEED,.. [LAW]`
+//! - `trace SCENARIO [LAW] [SEED] [--plant FILE]`
+//! - `fit DIR... [--out FILE]` reads runs of the lab and writes a plant for `--plant`
+//! - `check DIR... [--plant FILE]` replays their limits and compares; without a plant, each run on the plant fitted to the others
 
-use std::process::ExitCode;
+use std::{error::Error, process::ExitCode};
 
 use laneguard_decider_core::{
     adaptive, autorate, drop_rate, headroom, policy::Law, threshold, watermark,
 };
 use laneguard_lab_plant::{
+    fit::Fitted,
     generate::plant,
     run::run,
     scenario::Scenario,
     score::{Score, score},
     stability::{Outcome, Stability, survey},
 };
+
+mod measured_commands;
 
 /// Runs per row, each with its own luck.
 const RUNS: u64 = 20;
@@ -53,7 +62,7 @@ fn laws(link_bps: f64) -> Vec<(&'static str, Option<Law>)> {
     ]
 }
 
-fn scenarios(seed: u64) -> Vec<Scenario> {
+fn scenarios(seed: u64, fitted: Option<&Fitted>) -> Vec<Scenario> {
     let mut scenarios: Vec<Scenario> = [50e6, 200e6, 500e6]
         .into_iter()
         .flat_map(|link_bps| [2, 3, 6].map(|pods| Scenario::congestion(link_bps, pods, seed)))
@@ -70,11 +79,30 @@ fn scenarios(seed: u64) -> Vec<Scenario> {
         Scenario::udp(seed),
         Scenario::one_of_three(seed),
     ]);
+    if let Some(fitted) = fitted {
+        for scenario in &mut scenarios {
+            fitted.apply(scenario);
+        }
+    }
     scenarios
 }
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match command(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(64)
+        }
+    }
+}
+
+fn command(mut arguments: Vec<String>) -> Result<ExitCode, Box<dyn Error>> {
+    let fitted = option(&mut arguments, "--plant")?
+        .map(|path| measured_commands::read(&path))
+        .transpose()?;
+    let out = option(&mut arguments, "--out")?;
     let argument = |index: usize| arguments.get(index).map(String::as_str);
     let number = |index: usize, default: u64| {
         argument(index)
@@ -82,24 +110,38 @@ fn main() -> ExitCode {
             .unwrap_or(default)
     };
     match argument(0) {
-        None | Some("table") => table(argument(1)),
+        None | Some("table") => table(argument(1), fitted.as_ref()),
         Some("random") => {
-            return random(
+            return Ok(random(
                 argument(1).unwrap_or("1000"),
                 argument(2).unwrap_or("Adaptive"),
-            );
+            ));
         }
         Some("trace") => trace(
             argument(1).unwrap_or("congestion 200"),
             argument(2).unwrap_or("Adaptive"),
             number(3, 1),
+            fitted.as_ref(),
         ),
+        Some("fit") => measured_commands::run_fit(&arguments[1..], out.as_deref())?,
+        Some("check") => measured_commands::run_check(&arguments[1..], fitted.as_ref())?,
         Some(other) => {
-            eprintln!("{other:?} is none of table, random, trace");
-            return ExitCode::from(64);
+            return Err(format!("{other:?} is none of table, random, trace, fit, check").into());
         }
     }
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Takes an option and its value out of the arguments.
+fn option(arguments: &mut Vec<String>, name: &str) -> Result<Option<String>, String> {
+    let Some(index) = arguments.iter().position(|argument| argument == name) else {
+        return Ok(None);
+    };
+    if index + 1 >= arguments.len() {
+        return Err(format!("{name} needs a file"));
+    }
+    arguments.remove(index);
+    Ok(Some(arguments.remove(index)))
 }
 
 fn law(name: &str, link_bps: f64) -> Option<Law> {
@@ -110,7 +152,7 @@ fn law(name: &str, link_bps: f64) -> Option<Law> {
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn table(only: Option<&str>) {
+fn table(only: Option<&str>, fitted: Option<&Fitted>) {
     println!(
         "{:30} {:10} {:>13} {:>9} {:>13} {:>7} {:>11} {:>11}",
         "scenario",
@@ -122,7 +164,7 @@ fn table(only: Option<&str>) {
         "changes/min",
         "steady/min"
     );
-    for (index, first) in scenarios(0).iter().enumerate() {
+    for (index, first) in scenarios(0, fitted).iter().enumerate() {
         let name = &first.name;
         for (law_name, law) in laws(first.link_bps(0.0)) {
             if only.is_some_and(|only| only != law_name) {
@@ -130,7 +172,7 @@ fn table(only: Option<&str>) {
             }
             let scores: Vec<Score> = (1..=RUNS)
                 .map(|seed| {
-                    let scenario = &scenarios(seed)[index];
+                    let scenario = &scenarios(seed, fitted)[index];
                     score(scenario, &run(scenario, law.as_ref()))
                 })
                 .collect();
@@ -243,13 +285,13 @@ fn percentile(sorted: &[f64], percent: usize) -> f64 {
         .unwrap_or(0.0)
 }
 
-fn trace(name: &str, law_name: &str, seed: u64) {
+fn trace(name: &str, law_name: &str, seed: u64, fitted: Option<&Fitted>) {
     let scenario = match name
         .strip_prefix("random ")
         .and_then(|seed| seed.parse().ok())
     {
         Some(seed) => Some(plant(seed)),
-        None => scenarios(seed)
+        None => scenarios(seed, fitted)
             .into_iter()
             .find(|scenario| scenario.name.starts_with(name)),
     };
