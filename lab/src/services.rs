@@ -225,7 +225,7 @@ pub async fn apply(
         library_path: None,
     };
     let output = process::command(&tool, None)?
-        .args(["policy", "apply"])
+        .args(["policy", "apply", "--file"])
         .arg(&file)
         .env("NATS_URL", nats_url)
         .env("CLUSTER", CLUSTER)
