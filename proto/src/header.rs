@@ -12,7 +12,7 @@ pub const JSON: &str = "application/json";
 pub const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// The publish is refused unless the subject's last message has this stream sequence.
 pub const EXPECTED_LAST_SUBJECT_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
-/// On shadow decisions: the name of the law.
+/// On shadow decisions: the shadow's name in the policy.
 pub const SHADOW: &str = "Laneguard-Shadow";
 
 /// CloudEvents 1.0 attributes in binary mode, as the NATS protocol binding names them.
@@ -47,12 +47,26 @@ impl MessageId for Sample {
 }
 
 impl MessageId for Decision {
+    /// Shadow decisions share the number of the decision they follow, so their name and time count.
     fn message_id(&self) -> String {
-        let kind = if self.shadow { "shadow" } else { "decision" };
-        format!(
-            "{kind}.{}.{}.{}.{}.{}",
-            self.cluster, self.policy, self.law, self.term, self.sequence
-        )
+        let Self {
+            cluster,
+            policy,
+            law,
+            term,
+            sequence,
+            ..
+        } = self;
+        if self.shadow {
+            let name = &self.shadow_name;
+            let at = self.decided_at.unwrap_or_default();
+            format!(
+                "shadow.{cluster}.{policy}.{name}.{term}.{sequence}.{}.{}",
+                at.seconds, at.nanos
+            )
+        } else {
+            format!("decision.{cluster}.{policy}.{law}.{term}.{sequence}")
+        }
     }
 }
 

@@ -13,6 +13,7 @@
 //! | What will come next, if it came with a period so far? | [`holt_winters`] |
 //! | When may a wish become a change (cooldown, agreement, bounds)? | `pace.rs` |
 //! | What does the operator read? | `reason.rs` |
+//! | What would other laws have done? | [`shadow`] |
 //!
 //! Not here: who owns a policy, terms, commands, renewals, expiry, overrides. Those belong to the services.
 
@@ -27,6 +28,7 @@ mod pace;
 pub mod policy;
 mod reason;
 pub mod sample;
+pub mod shadow;
 mod share;
 pub mod state;
 pub mod threshold;

@@ -194,7 +194,8 @@ pub struct Decision {
     /// The control law: Threshold, DropRate, or a name of its own for an external decider. Unset: unknown.
     #[prost(string, tag = "3")]
     pub law: ::prost::alloc::string::String,
-    /// True: the law runs beside the one in force and is never actuated. False in Observe mode too: see mode.
+    /// True: the law runs beside the one in force and is never actuated. False in Observe mode too: see mode. The term and sequence of a shadow
+    /// decision are those of the last decision in force before it, so that it never counts as newer; any number of shadow decisions share them.
     #[prost(bool, tag = "4")]
     pub shadow: bool,
     /// Ownership of the policy: a later owner has a greater term. Unset (0): the message is refused.
@@ -237,6 +238,13 @@ pub struct Decision {
     /// each set of samples, and one for each such change. Unset: unknown.
     #[prost(string, tag = "17")]
     pub cause: ::prost::alloc::string::String,
+    /// The shadow's name in the policy, unique there; several may run the same law. Unset: no shadow decision.
+    #[prost(string, tag = "18")]
+    pub shadow_name: ::prost::alloc::string::String,
+    /// Only in shadow decisions: running totals of this law, of the law in force and of no control at all, over the same samples. Totals only rise
+    /// until `since_ms` changes; what happened in a period is the difference of two of them.
+    #[prost(message, optional, tag = "19")]
+    pub comparison: ::core::option::Option<::prost_types::Struct>,
 }
 /// One class's limit before and after a decision.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -6,4 +6,5 @@ mod fixture;
 mod pace;
 mod properties;
 mod reference;
+mod shadow;
 mod threshold;
