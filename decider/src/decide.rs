@@ -92,8 +92,7 @@ impl Inputs {
         if let Some(note) = &self.note {
             evaluation.reason = format!("{note} {}", evaluation.reason);
         }
-        let fitting = wire::cut(&evaluation.reason, LONGEST_REASON).len();
-        evaluation.reason.truncate(fitting);
+        fit(&mut evaluation);
         evaluation
     }
 
@@ -155,6 +154,12 @@ impl Inputs {
             serde_json::to_value(&self.state).ok()?,
         ))
     }
+}
+
+/// Cuts what a reader would refuse.
+pub(crate) fn fit(evaluation: &mut Evaluation) {
+    let fitting = wire::cut(&evaluation.reason, LONGEST_REASON).len();
+    evaluation.reason.truncate(fitting);
 }
 
 /// Why a recorded decision cannot be evaluated again.

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::decide::{self, Gate, Inputs};
 use crate::memory::{Content, Issued, Memory, Said};
+use crate::shadow::{Counted, Kept, Round, Shadows};
 use crate::wire::{self, Plan};
 
 pub use takeover::{Found, Seen, Wanted};
@@ -71,6 +72,8 @@ pub struct Engine {
     older: BTreeMap<String, Older>,
     /// A term to go above, seen by the actuator; 0: none was.
     above: u64,
+    /// Laws beside the one in force.
+    shadows: Shadows,
 }
 
 /// What calls for an evaluation without new samples.
@@ -180,6 +183,7 @@ impl Engine {
                 ..self.memory.tombstone()
             };
             self.sent.clear();
+            self.shadows = Shadows::default();
         }
         self.stirred = Some(Cause::Policy);
         self.plan = plan;
@@ -337,6 +341,7 @@ impl Engine {
         let (inputs, enforced) = self.inputs(policy, &round, now_ms);
         let evaluation = inputs.decide();
         self.note_usable(policy, &round, &inputs, &evaluation, now);
+        self.compare(&plan, &round, &inputs, &evaluation, enforced, now);
 
         let mut memory = Memory {
             uid: plan.uid.clone(),
@@ -597,7 +602,65 @@ impl Engine {
             mode: self.plan.mode.as_str().to_owned(),
             policy_generation: self.plan.generation,
             cause: cause.to_owned(),
+            shadow_name: String::new(),
+            comparison: self.shadows.totals(None),
         }
+    }
+
+    /// Evaluates the laws in shadow over the same samples. Nothing that comes of it reaches the memory, a command, or what the law in force
+    /// is given.
+    fn compare(
+        &mut self,
+        plan: &Plan,
+        round: &BTreeMap<String, Heard>,
+        inputs: &Inputs,
+        evaluation: &Evaluation,
+        applied: bool,
+        now: Instant,
+    ) {
+        if round.is_empty() || matches!(inputs.gate, Some(Gate::Unplaced { .. })) {
+            return;
+        }
+        let messages = if plan.shadows.is_empty() {
+            Vec::new()
+        } else {
+            round.values().map(|heard| heard.message.clone()).collect()
+        };
+        let round = Round {
+            now,
+            inputs,
+            evaluation,
+            applied,
+            messages,
+            template: v1::Decision {
+                cluster: self.name.cluster.clone(),
+                policy: self.name.policy.clone(),
+                mode: plan.mode.as_str().to_owned(),
+                policy_generation: plan.generation,
+                cause: "samples".to_owned(),
+                ..v1::Decision::default()
+            },
+        };
+        self.shadows.round(&plan.shadows, round);
+    }
+
+    /// Shadow decisions to be published now, after the decision in force and its commands; once. Losing them loses nothing that
+    /// counts.
+    pub fn shadow_decisions(&mut self) -> Vec<v1::Decision> {
+        self.shadows.due(self.memory.term, self.memory.sequence)
+    }
+
+    /// What is to be kept of the shadows for the next owner. `None`: there are none.
+    pub fn shadow_memory(&self) -> Option<Kept> {
+        (!self.plan.shadows.is_empty()).then(|| Kept {
+            uid: self.plan.uid.clone(),
+            ledger: self.shadows.ledger().clone(),
+        })
+    }
+
+    /// What each law came to in the last round, for metrics; once.
+    pub(crate) fn counted(&mut self) -> Vec<Counted> {
+        self.shadows.counted()
     }
 
     /// The proposal is committed. Returns its decision, to be published.

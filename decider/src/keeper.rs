@@ -21,10 +21,16 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::contest::{self, Answer, Verdict};
-use crate::engine::{Engine, Found, Hearing, Name, Step, Wanted};
+use crate::engine::{Engine, Found, Hearing, Name, REPEAT, Step, Wanted};
 use crate::inbox::Inbox;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::shadow::{self, Role};
+
+/// So long may the publication of shadow decisions keep a policy's task from its next samples.
+const MOST_FOR_SHADOWS: Duration = Duration::from_millis(500);
+/// The most that is kept of the shadows, bytes: half of what NATS stores at most.
+const MOST_KEPT_OF_SHADOWS: usize = 512 * 1024;
 
 /// What a task is to do about its policy.
 #[derive(Debug, Clone)]
@@ -80,6 +86,10 @@ struct Stored {
     decision: u64,
     /// Stream sequence of the last command of each class.
     commands: BTreeMap<String, u64>,
+    /// Laws whose comparison is shown in metrics.
+    compared: Vec<(Role, String)>,
+    /// When the shadows were last kept for the next owner.
+    shadows_kept: Option<Instant>,
 }
 
 /// How a commit went.
@@ -166,11 +176,17 @@ impl Keeper {
         };
         let end = self.govern(&mut engine, &mut stored).await;
         self.forget_limits(&engine.memory().law.limits);
+        let shown = &stored.compared;
+        self.shared.metrics.shadows.forget(&self.name.policy, shown);
         let deleted = matches!(*self.want.borrow(), Want::Deleted);
         if deleted && self.owns() {
             // best effort: another object of this name is told apart by its uid as well
             let tombstone = engine.memory().tombstone();
             let _ = Box::pin(self.commit(&tombstone, &mut stored.revision)).await;
+            let shadows = shadow::key(&self.name.cluster, &self.name.policy);
+            if engine.shadow_memory().is_some() {
+                let _ = self.shared.state.delete(&shadows).await;
+            }
             self.remembered = None;
         } else {
             self.remembered = Some(engine.memory().clone());
@@ -228,7 +244,15 @@ impl Keeper {
             revision: value.map(|value| value.revision),
             decision: 0,
             commands: BTreeMap::new(),
+            compared: Vec::new(),
+            shadows_kept: None,
         };
+        if !wanted.plan.shadows.is_empty() {
+            let value = self.shared.state.get(&shadow::key(cluster, policy)).await;
+            let value = value.map_err(|_| End::Unavailable)?;
+            // garbage is as good as nothing: the comparison begins anew
+            found.shadows = value.and_then(|v| serde_json::from_slice(&v.bytes).ok());
+        }
         for class in wanted.plan.law.iter().flat_map(|policy| &policy.classes) {
             let subject = subject::command(cluster, policy, &class.name);
             let last = bus
@@ -255,7 +279,8 @@ impl Keeper {
             .await
             .map_err(unavailable)?;
         stored.decision = last.stream_sequence;
-        found.decision = last.message.filter(|decision| !decision.shadow);
+        // a shadow decision has the number of the decision in force that was published before it
+        found.decision = last.message;
         if found.memory.is_none() && found.commands.is_empty() {
             // nothing is left of a policy that we had: the store was wiped
             found.memory.clone_from(&self.remembered);
@@ -393,7 +418,75 @@ impl Keeper {
             }
         }
         self.decide(engine, stored, cause).await?;
-        self.command(engine, stored).await
+        self.command(engine, stored).await?;
+        self.shadow(engine, stored).await;
+        Ok(())
+    }
+
+    /// Publishes what the laws in shadow said, after everything that counts, and only as long as that may wait. What fails is left out.
+    async fn shadow(&self, engine: &mut Engine, stored: &mut Stored) {
+        let due = engine.shadow_decisions();
+        if due.is_empty() || !self.owns() {
+            return;
+        }
+        let policy = self.name.policy.as_str();
+        let subject = subject::decision(&self.name.cluster, policy);
+        let now = Instant::now();
+        let all = async {
+            for decision in &due {
+                let how = Publish {
+                    // a former owner does not get in between the decisions of the present one
+                    expect_last: Some(stored.decision),
+                    shadow: Some(&decision.shadow_name),
+                };
+                match self.shared.bus.publish(&subject, decision, how).await {
+                    Ok(published) => stored.decision = published.stream_sequence,
+                    Err(error) => {
+                        let name = decision.shadow_name.as_str();
+                        tracing::debug!(policy, name, %error, "shadow decision not published");
+                        return;
+                    }
+                }
+            }
+            let is_time = stored
+                .shadows_kept
+                .is_none_or(|at| now.saturating_duration_since(at) >= REPEAT);
+            if is_time {
+                stored.shadows_kept = Some(now);
+                self.keep_shadows(engine).await;
+            }
+        };
+        if tokio::time::timeout(MOST_FOR_SHADOWS, all).await.is_err() {
+            tracing::debug!(policy, "shadow decisions took too long to publish");
+        }
+    }
+
+    /// Keeps the shadows for the next owner. Whoever owns the policy writes, and losing a race loses seconds of a comparison.
+    async fn keep_shadows(&self, engine: &Engine) {
+        let Some(kept) = engine.shadow_memory() else {
+            return;
+        };
+        let policy = self.name.policy.as_str();
+        let bytes = match serde_json::to_vec(&kept) {
+            Ok(bytes) if bytes.len() <= MOST_KEPT_OF_SHADOWS => bytes,
+            Ok(bytes) => {
+                let bytes = bytes.len();
+                tracing::warn!(
+                    policy,
+                    bytes,
+                    "what the shadows know is too large to be kept for the next owner"
+                );
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(policy, %error, "what the shadows know cannot be written");
+                return;
+            }
+        };
+        let key = shadow::key(&self.name.cluster, policy);
+        if let Err(error) = self.shared.state.put(&key, bytes).await {
+            tracing::debug!(policy, %error, "what the shadows know was not kept");
+        }
     }
 
     async fn decide(
@@ -412,6 +505,13 @@ impl Keeper {
         }
         let step = engine.step(began, unix_ms());
         metrics.evaluations.inc();
+        let policy = self.name.policy.as_str();
+        let counted = engine.counted();
+        if !counted.is_empty() {
+            metrics
+                .shadows
+                .count(policy, &counted, &mut stored.compared);
+        }
         metrics
             .evaluation_seconds
             .observe(began.elapsed().as_secs_f64());

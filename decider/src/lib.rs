@@ -8,6 +8,7 @@
 //! | What survives this process? | [`memory`] |
 //! | Who is right when a write is refused? | [`contest`] |
 //! | In which order is it committed and published? | `keeper.rs` |
+//! | Which laws run in shadow, and what is said of them? | [`shadow`] |
 //! | Which policies are there, and which value is in force? | [`policies`], `consume.rs` |
 //!
 //! Knows no Kubernetes and no PromQL.
@@ -22,6 +23,8 @@ mod keeper;
 pub mod memory;
 mod metrics;
 pub mod policies;
+pub mod shadow;
+mod shadow_metrics;
 pub mod wire;
 
 use std::collections::BTreeSet;

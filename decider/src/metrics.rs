@@ -9,6 +9,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::sync::atomic::AtomicU64;
 
+use crate::shadow_metrics::ShadowMetrics;
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Acted {
     action: &'static str,
@@ -52,6 +54,8 @@ pub(crate) struct Metrics {
     pub(crate) evaluation_seconds: Histogram,
     /// From receipt of a sample to its decision being stored.
     pub(crate) decision_seconds: Histogram,
+    /// The comparison of laws.
+    pub(crate) shadows: ShadowMetrics,
 }
 
 impl Default for Metrics {
@@ -69,6 +73,7 @@ impl Default for Metrics {
             lost: Counter::default(),
             refused: Counter::default(),
             older: Counter::default(),
+            shadows: ShadowMetrics::default(),
             evaluation_seconds: Histogram::new([
                 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 1e-2,
             ]),
@@ -80,8 +85,9 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Registers everything under `laneguard_decider_`.
+    /// Registers everything under `laneguard_decider_`, and the comparison of laws under `laneguard_shadow_`.
     pub(crate) fn register(&self, registry: &mut Registry) {
+        self.shadows.register(registry);
         for action in Action::ALL {
             // every action is there from the first scrape on, so that rates begin at zero
             let action = action.as_str();

@@ -377,12 +377,12 @@ mod tests {
     #[test]
     fn every_shadow_reaches_the_core_with_its_own_parameters() {
         let mut spec = spec();
-        spec["control"] = json!({"law": "External", "shadow": [
+        spec["control"] = json!({"law": "DropRate", "shadow": [
             {"law": "Threshold", "alpha": 0.25},
             {"name": "blind", "law": "Adaptive", "adaptive": {"forecast": false}},
         ]});
         let plan = Plan::from_json(&entry("lanectl", "factory", &spec)).unwrap();
-        assert_eq!(plan.law, None, "who decides does not matter to shadows");
+        assert!(matches!(plan.law.unwrap().law, Law::DropRate(_)));
         let [(first, threshold), (second, adaptive)] = &plan.shadows[..] else {
             panic!("{:?}", plan.shadows)
         };

@@ -49,7 +49,11 @@ pub(crate) fn text(decision: &Decision) -> String {
     );
     let mut line = format!("{at} {} {}", name::shown(&decision.policy), decision.action);
     if decision.shadow {
-        line.push_str(&format!(" (shadow: {})", decision.law));
+        let name = match decision.shadow_name.as_str() {
+            "" => &decision.law,
+            name => name,
+        };
+        line.push_str(&format!(" (shadow: {name})"));
     } else if decision.mode == "Observe" {
         line.push_str(" (observing)");
     }

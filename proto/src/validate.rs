@@ -206,7 +206,9 @@ impl Validate for Decision {
         at_most("law", self.law.len(), LONGEST_WORD)?;
         at_most("action", self.action.len(), LONGEST_WORD)?;
         at_most("cause", self.cause.len(), LONGEST_WORD)?;
-        at_most("shadow_name", self.shadow_name.len(), LONGEST_WORD)?;
+        if !self.shadow_name.is_empty() {
+            token("shadow_name", &self.shadow_name)?;
+        }
         at_most("reason", self.reason.len(), LONGEST_TEXT)?;
         at_most("limits", self.limits.len(), MOST_ENTRIES)?;
         for limit in &self.limits {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use laneguard_decider_core::shadow::Ledger;
 use laneguard_decider_core::state::Limit;
 use laneguard_proto::duration::from_wire;
 use laneguard_proto::overrides::Override;
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{Engine, Name, order};
 use crate::memory::{Content, Issued, Memory};
+use crate::shadow::{Kept, Shadows};
 use crate::wire::Plan;
 
 /// What a new owner finds about a policy.
@@ -21,8 +23,10 @@ pub struct Found {
     pub memory: Option<Memory>,
     /// The last command of each class.
     pub commands: Vec<v1::Command>,
-    /// The last decision.
+    /// The last decision. A shadow decision stands for the decision in force that it followed, whose number it has.
     pub decision: Option<v1::Decision>,
+    /// What a former owner kept of the laws in shadow.
+    pub shadows: Option<Kept>,
     /// The greatest term in the last outcomes.
     pub highest_term: u64,
 }
@@ -109,6 +113,10 @@ impl Engine {
             }
         }
         owner.clone_into(&mut memory.owner);
+        let ledger = match &found.shadows {
+            Some(kept) if kept.uid == wanted.plan.uid => kept.ledger.clone(),
+            _ => Ledger::default(),
+        };
         let mut engine = Self {
             name,
             plan: wanted.plan,
@@ -123,6 +131,7 @@ impl Engine {
             sent: BTreeMap::new(),
             older: BTreeMap::new(),
             above: 0,
+            shadows: Shadows::new(ledger),
             memory,
         };
         engine.check_force();

@@ -1,3 +1,5 @@
+mod shadows;
+
 use super::*;
 use laneguard_proto::MOST_SEQUENCE;
 use laneguard_proto::codec::{self, Encoding};
@@ -658,6 +660,7 @@ fn found_after(bench: &Bench) -> Found {
         commands: bench.commands.last().cloned().into_iter().collect(),
         decision: bench.decisions.last().cloned(),
         highest_term: 0,
+        shadows: bench.engine.shadow_memory(),
     }
 }
 

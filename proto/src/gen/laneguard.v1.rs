@@ -241,8 +241,8 @@ pub struct Decision {
     /// The shadow's name in the policy, unique there; several may run the same law. Unset: no shadow decision.
     #[prost(string, tag = "18")]
     pub shadow_name: ::prost::alloc::string::String,
-    /// Only in shadow decisions: running totals of this law, of the law in force and of no control at all, over the same samples. Totals only rise
-    /// until `since_ms` changes; what happened in a period is the difference of two of them.
+    /// Running totals of the law in force, of no control at all and in a shadow decision of its law, over the same samples. Totals only rise
+    /// until `since_ms` changes; what happened in a period is the difference of two of them. Unset: unknown.
     #[prost(message, optional, tag = "19")]
     pub comparison: ::core::option::Option<::prost_types::Struct>,
 }

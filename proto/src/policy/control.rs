@@ -219,6 +219,10 @@ impl Control {
         self.in_force
             .validate(&|field: &str| format!("spec.control.{field}"))?;
         at_most("spec.control.shadow", self.shadow.len(), MOST_SHADOWS)?;
+        if self.in_force.law == Law::External && !self.shadow.is_empty() {
+            let problem = "laws run in shadow only beside a law of ours, not beside External";
+            return Err(PolicyError::new("spec.control.shadow", problem));
+        }
         let mut names = BTreeSet::new();
         for (n, shadow) in self.shadow.iter().enumerate() {
             let at = |field: &str| format!("spec.control.shadow[{n}].{field}");
@@ -387,5 +391,11 @@ mod tests {
             let error = checked(json!({"shadow": shadows})).unwrap_err();
             assert!(error.starts_with(named), "{error}");
         }
+        let beside = json!({"law": "External", "shadow": [{"law": "Adaptive"}]});
+        let error = checked(beside).unwrap_err();
+        assert!(
+            error.starts_with("spec.control.shadow: laws run in shadow only beside"),
+            "{error}"
+        );
     }
 }
