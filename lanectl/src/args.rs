@@ -41,6 +41,8 @@ pub enum Command {
     },
     /// Say in plain sentences what a decision saw, concluded and changed, what the law has learned, and what can be done
     Explain(Explain),
+    /// Run any control law over a record, and compare it with the recorded one in numbers and plots
+    Replay(Replay),
     /// Give the pods back what was found before us, and touch them no more until `resume`
     Release(Named),
     /// Enforce a released policy again
@@ -85,6 +87,29 @@ pub struct Explain {
     /// How it is printed: text for people, or JSON
     #[arg(short, long, default_value = "text", value_name = "FORMAT")]
     pub output: Stream,
+}
+
+/// What to replay, and how.
+#[derive(Debug, clap::Args)]
+pub struct Replay {
+    /// A record, or decisions as lines of proto3 JSON; - for standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The law that is replayed [default: the recorded one, which comes out identical]
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(crate::replay::law::NAMES), value_name = "LAW")]
+    pub law: Option<String>,
+    /// A parameter of the law, such as cooldown_ms=10s or link_bps=200M; again for each [default: the recorded ones, or the law's own]
+    #[arg(long, value_parser = crate::replay::law::parse_setting, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<crate::replay::law::Setting>,
+    /// Only this policy: namespace/name or `default` [default: the only one in the file]
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub policy: Option<String>,
+    /// Also write the comparison with its plots as one HTML page [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Width of the plots, 40 to 400 [default: the terminal's, or 100]
+    #[arg(long, value_name = "COLUMNS")]
+    pub width: Option<u16>,
 }
 
 /// What to do with policies.

@@ -9,6 +9,7 @@ mod object;
 mod output;
 mod policy;
 mod recording;
+mod replay;
 mod verify;
 mod watch;
 mod words;
@@ -84,6 +85,7 @@ async fn act(args: &Args) -> anyhow::Result<()> {
             file: Some(file), ..
         } => return verify::lines(&policy::read(file)?),
         Command::Explain(explain) if explain.file.is_some() => return explain_file(explain),
+        Command::Replay(replay) => return replay::run(replay),
         Command::Policy(command) => policy::to_apply(command)?,
         _ => Vec::new(),
     };
@@ -119,6 +121,8 @@ async fn act(args: &Args) -> anyhow::Result<()> {
             )
             .await
         }
+        // done above
+        Command::Replay(_) => Ok(()),
         Command::Release(named) => {
             let token = name::token(&named.policy, named.namespace.as_deref())?;
             brake::release(&bus, &token).await

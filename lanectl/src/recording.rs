@@ -166,6 +166,11 @@ impl OnePolicy {
         }
     }
 
+    /// The policy's token; empty where none came yet.
+    pub(crate) fn name(&self) -> &str {
+        self.policy.as_deref().unwrap_or_default()
+    }
+
     /// Whether a message of `policy` counts.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! A decision and all that belongs to it, put together for text and JSON.
 
-use laneguard_decider::decide::{Gate, Inputs};
+use laneguard_decider::decide::{self, Gate, Inputs};
 use laneguard_decider_core::adaptive::{Memory, Phase};
 use laneguard_decider_core::policy::{Law, Policy};
 use laneguard_decider_core::state::State;
@@ -329,6 +329,12 @@ impl Context<'_> {
             .iter()
             .filter(|seen| !matches!(seen.quality, "GOOD" | "COARSE" | "IDLE"))
             .collect();
+        if self
+            .outcome
+            .is_some_and(|now| decide::limits(now) != self.decision.limits)
+        {
+            told.push("Another version of the law decided this: this one, asked again, gives other limits, so what it is said to know below is only about right.".to_owned());
+        }
         if let Some(seen) = unusable.first() {
             told.push(format!("There is no usable measurement of {}: no data is not good data, so nothing is raised.", seen.workload));
         }
