@@ -41,6 +41,8 @@ pub enum Command {
     },
     /// Say in plain sentences what a decision saw, concluded and changed, what the law has learned, and what can be done
     Explain(Explain),
+    /// Save policies, samples, decisions, commands and outcomes in one file, for replay and explain
+    Record(Record),
     /// Run any control law over a record, and compare it with the recorded one in numbers and plots
     Replay(Replay),
     /// Give the pods back what was found before us, and touch them no more until `resume`
@@ -87,6 +89,26 @@ pub struct Explain {
     /// How it is printed: text for people, or JSON
     #[arg(short, long, default_value = "text", value_name = "FORMAT")]
     pub output: Stream,
+}
+
+/// What to record, and where to.
+#[derive(Debug, clap::Args)]
+pub struct Record {
+    /// Only this policy: namespace/name, a name with -n, or `default` for the environment's
+    #[arg(value_name = "POLICY")]
+    pub policy: Option<String>,
+    /// The policy's namespace [default: default]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// The file, which must not be there yet; - for standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Begin with what was stored this long ago, such as 10m; samples are kept for an hour [default: only new messages]
+    #[arg(long, value_parser = laneguard_proto::duration::parse, value_name = "DURATION")]
+    pub since: Option<Duration>,
+    /// End after this time; 0s: with what is stored already [default: until Ctrl-C]
+    #[arg(long = "for", value_parser = laneguard_proto::duration::parse, value_name = "DURATION")]
+    pub length: Option<Duration>,
 }
 
 /// What to replay, and how.

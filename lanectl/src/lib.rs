@@ -8,6 +8,7 @@ mod name;
 mod object;
 mod output;
 mod policy;
+mod record;
 mod recording;
 mod replay;
 mod verify;
@@ -50,7 +51,8 @@ pub fn run() -> ExitCode {
         let result = tokio::select! {
             result = act(&args) => result,
             // an interrupted command line has done what it could
-            _ = shutdown::signal() => Ok(()),
+            // a recording ends its file first
+            _ = shutdown::signal(), if !matches!(args.command, Command::Record(_)) => Ok(()),
         };
         // spans are flushed over the network: not on a runtime thread
         let _ = tokio::task::spawn_blocking(move || telemetry.flush()).await;
@@ -118,6 +120,20 @@ async fn act(args: &Args) -> anyhow::Result<()> {
                 explain.since,
                 wanted(explain),
                 explain.output,
+            )
+            .await
+        }
+        Command::Record(record) => {
+            let named = record.policy.as_deref();
+            let policy = named
+                .map(|policy| name::token(policy, record.namespace.as_deref()))
+                .transpose()?;
+            record::run(
+                &bus,
+                policy.as_ref(),
+                &record.output,
+                record.since,
+                record.length,
             )
             .await
         }

@@ -274,6 +274,129 @@ async fn watch_prints_decisions_and_verify_reads_what_it_prints() {
     assert!(err.contains("not every decision"), "{err}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_recorded_is_in_order_and_is_explained_and_replayed() {
+    let bench = Bench::new().await;
+    bench.ok(&["policy", "apply", "-f", EXAMPLE], "").await;
+    let subject = subject::decision("default", "factory_floor");
+    let mut gone = decision(1, "Threshold");
+    gone.limits[0].before_bps = Some(2e8);
+    // sequence 2 and 3 were never stored
+    for decision in [&gone, &decision(4, "Threshold")] {
+        let published = bench
+            .shell
+            .bus
+            .publish(&subject, decision, Publish::default());
+        published.await.unwrap();
+    }
+    let folder = std::env::temp_dir().join(format!("lanectl-record-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir(&folder).unwrap();
+    let file = folder.join("record.jsonl");
+    let file = file.to_str().unwrap();
+    let record = ["record", "-o", file, "--since", "1h", "--for", "0s"];
+    let (code, _, said) = bench.run(&record, "").await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("2 decisions"), "{said}");
+    assert!(said.contains("2 messages LOST"), "{said}");
+
+    let text = std::fs::read_to_string(file).unwrap();
+    let kinds: Vec<String> = text
+        .lines()
+        .map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line["kind"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let expected = ["header", "policy", "decision", "gap", "decision", "end"];
+    assert_eq!(kinds, expected);
+
+    let said = bench.refused(&record, "").await;
+    assert!(said.contains("never overwritten"), "{said}");
+
+    let explained = bench.ok(&["explain", "--file", file], "").await;
+    assert!(explained.contains("from 200 to 100 Mbit/s"), "{explained}");
+    let streamed = bench
+        .ok(&["explain", "factory/floor", "-o", "json"], "")
+        .await;
+    let story: serde_json::Value = serde_json::from_str(&streamed).unwrap();
+    assert_eq!(story["sequence"], 1);
+    let missing = bench
+        .refused(&["explain", "factory/floor", "--sequence", "2"], "")
+        .await;
+    assert!(missing.contains("no decision with sequence 2"), "{missing}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_recording_ends_its_file() {
+    let bench = Bench::new().await;
+    let subject = subject::decision("default", "factory_floor");
+    let published = decision(1, "Threshold");
+    let publish = bench
+        .shell
+        .bus
+        .publish(&subject, &published, Publish::default());
+    publish.await.unwrap();
+    let lines = soon("the end of the record", async {
+        use tokio::io::{AsyncBufReadExt, BufReader};
+        let mut record =
+            tokio::process::Command::from(bench.command(&["record", "-o", "-", "--since", "1h"]))
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .kill_on_drop(true)
+                .spawn()
+                .unwrap();
+        let mut lines = BufReader::new(record.stdout.take().unwrap()).lines();
+        let mut read = Vec::new();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("\"decision\"") {
+                let id = record.id().unwrap().to_string();
+                assert!(
+                    Command::new("kill")
+                        .args(["-INT", &id])
+                        .status()
+                        .unwrap()
+                        .success()
+                );
+            }
+            read.push(line);
+        }
+        assert_eq!(record.wait().await.unwrap().code(), Some(0));
+        read
+    })
+    .await;
+    assert!(lines.last().unwrap().contains("\"end\""), "{lines:?}");
+}
+
+#[test]
+fn a_recorded_run_is_replayed_under_another_law_with_a_page() {
+    let recorded = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../measurements/2026-11-24/congestion-adaptive/decisions.jsonl"
+    );
+    let page = std::env::temp_dir().join(format!("lanectl-replay-{}.html", std::process::id()));
+    let output = Command::new(env!("CARGO_BIN_EXE_lanectl"))
+        .args(["replay", recorded, "--law", "Threshold"])
+        .args(["--set", "cooldown_ms=10s", "--width", "80", "--html"])
+        .arg(&page)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    for said in ["Open loop", "cooldown_ms 10000", "changes of limits", "█"] {
+        assert!(text.contains(said), "{said}\n{text}");
+    }
+    assert!(
+        text.lines()
+            .skip_while(|line| !line.contains('│'))
+            .all(|line| line.chars().count() <= 100)
+    );
+    let html = std::fs::read_to_string(&page).unwrap();
+    std::fs::remove_file(&page).unwrap();
+    assert!(html.contains("<svg") && !html.contains("http"));
+}
+
 #[test]
 fn without_a_server_it_says_so_and_gives_up() {
     let output = Command::new(env!("CARGO_BIN_EXE_lanectl"))
@@ -292,6 +415,13 @@ fn bad_configuration_is_one_line_and_64() {
         (&["policy", "list", "--nats-url=:::"], "NATS_URL"),
         (&["verify"], "--stream"),
         (&["watch", "--since", "1"], "--since"),
+        (&["explain"], "POLICY"),
+        (&["explain", "a/b", "--at", "noon"], "--at"),
+        (&["replay", "-", "--law", "Oracle"], "--law"),
+        (
+            &["replay", "-", "--law", "Headroom", "--set", "alpha=1"],
+            "link_share",
+        ),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_lanectl"))
             .args(args)
