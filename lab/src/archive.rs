@@ -9,13 +9,15 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use crate::decisions;
+use crate::event::Happened;
+use crate::law::POLICY_FILE;
 use crate::raw::{
     COMPRESSED, Footprint, Machine, PhaseStart, PodEvent, Queue, Request, Row, Traffic,
 };
 use crate::summary::{SCENARIO_FILE, SUMMARY_FILE};
 
 /// Raw logs; they are compressed.
-const LOGS: [&str; 8] = [
+const LOGS: [&str; 9] = [
     Request::FILE,
     PhaseStart::FILE,
     Traffic::FILE,
@@ -23,10 +25,11 @@ const LOGS: [&str; 8] = [
     PodEvent::FILE,
     Footprint::FILE,
     Machine::FILE,
+    Happened::FILE,
     decisions::FILE,
 ];
 /// What people may want to read as it is.
-const PLAIN: [&str; 3] = [SCENARIO_FILE, SUMMARY_FILE, "services.env"];
+const PLAIN: [&str; 4] = [SCENARIO_FILE, SUMMARY_FILE, POLICY_FILE, "services.env"];
 
 /// Copies the raw logs of the run in `from` to the folder `to`, which is created. What the run does not have is left out, and what is
 /// compressed already is taken as it is.

@@ -25,6 +25,7 @@ use crate::services;
 use crate::summary;
 use crate::tools;
 use crate::traffic::client::{self, ClientArgs};
+use crate::traffic::datagrams::{self, DatagramsArgs};
 use crate::traffic::server::{self, ServerArgs};
 
 /// How long a cluster may take to give up the lab's workloads after an interruption.
@@ -78,6 +79,9 @@ enum Command {
     /// The critical client, as the lab runs it in a pod
     #[command(hide = true)]
     Client(ClientArgs),
+    /// UDP at a fixed rate, as the lab runs it in a pod
+    #[command(hide = true)]
+    Datagrams(DatagramsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -186,6 +190,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Server(args) => server::serve(args).await?,
         Command::Client(args) => client::run(args).await?,
+        Command::Datagrams(args) => datagrams::send(&args)?,
         Command::Score { dir } => print!("{}", summary::score_folder(&dir)?),
         Command::Compare(args) => {
             if !args.only_report {
@@ -275,6 +280,9 @@ async fn run_once(args: &RunArgs) -> anyhow::Result<ExitCode> {
         "\n{}",
         summary::table(&[(word(plan.law), &score)])
     ));
+    for finding in summary::findings(&folder)? {
+        say(&finding.to_string());
+    }
     say(&format!("everything is in {}", folder.display()));
     Ok(ExitCode::SUCCESS)
 }

@@ -1,17 +1,19 @@
 //! The lab's workloads in the Kubernetes API: nodes, namespace, and one Deployment per workload.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
-use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
+use crate::bandwidth::EGRESS_BANDWIDTH;
 use crate::net::Side;
 use crate::scenario::{BEST_EFFORT, CRITICAL_CLIENT, CRITICAL_SERVICE, NAMESPACE, Scenario};
 
@@ -26,7 +28,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// # Errors
 /// When the API refuses, for instance because something else has one of the names.
 pub async fn create(client: &Client, scenario: &Scenario) -> anyhow::Result<()> {
-    for side in [Side::A, Side::B] {
+    for side in sides(scenario) {
         let ready = json!([{"type": "Ready", "status": "True", "reason": "LabReady"}]);
         let node = json!({
             "metadata": {"name": side.node(), "labels": {MARK: "true", "kubernetes.io/hostname": side.node()}},
@@ -63,7 +65,46 @@ pub async fn create(client: &Client, scenario: &Scenario) -> anyhow::Result<()> 
         }
     }
     for (name, priority, side, replicas) in workloads {
-        post(&deployments, deployment(name, priority, side, replicas)).await?;
+        let mut object = deployment(name, priority, side, replicas);
+        if let (Some(bps), "best-effort") = (scenario.start_limit_bps, priority) {
+            let limit = format!("{}k", bps / 1000);
+            object["spec"]["template"]["metadata"]["annotations"] =
+                json!({EGRESS_BANDWIDTH: limit});
+        }
+        post(&deployments, object).await?;
+    }
+    Ok(())
+}
+
+fn sides(scenario: &Scenario) -> Vec<Side> {
+    let mut sides = vec![Side::A, Side::B];
+    if scenario.moves() {
+        sides.push(Side::C);
+    }
+    sides
+}
+
+/// Has the best-effort pods replaced by others on another node; returns as soon as the API knows.
+///
+/// # Errors
+/// When the API refuses.
+pub async fn move_best_effort(
+    client: &Client,
+    scenario: &Scenario,
+    to: Side,
+) -> anyhow::Result<()> {
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
+    let patch = json!({"spec": {"template": {"spec": {"nodeName": to.node()}}}});
+    let workloads: BTreeSet<&str> = scenario
+        .senders()
+        .iter()
+        .map(|sender| sender.workload)
+        .collect();
+    for workload in workloads {
+        deployments
+            .patch(workload, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .with_context(|| format!("cannot move {workload}"))?;
     }
     Ok(())
 }

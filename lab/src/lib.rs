@@ -11,6 +11,8 @@ pub mod cluster;
 pub mod compare;
 pub mod decisions;
 pub mod deploy;
+pub mod event;
+pub mod expect;
 pub mod exporter;
 pub mod external;
 pub mod isolate;

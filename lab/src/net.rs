@@ -25,13 +25,15 @@ pub const BURST_BYTES: u32 = 32 * 1024;
 /// The device of a node that leads to the other node.
 const UPLINK: &str = "uplink";
 
-/// One of the two nodes.
+/// One of the nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
     /// Where the senders are; its way to the other node is the bottleneck.
     A,
     /// Where the critical service and the sinks are.
     B,
+    /// A node that pods can move to: in the network it hangs at node A's router, so that its way to B is the same bottleneck.
+    C,
 }
 
 impl Side {
@@ -41,12 +43,21 @@ impl Side {
         match self {
             Self::A => "lab-node-a",
             Self::B => "lab-node-b",
+            Self::C => "lab-node-c",
+        }
+    }
+
+    /// The node that routes for it.
+    fn router(self) -> Self {
+        match self {
+            Self::A | Self::C => Self::A,
+            Self::B => Self::B,
         }
     }
 
     fn subnet(self) -> u8 {
         match self {
-            Self::A => 1,
+            Self::A | Self::C => 1,
             Self::B => 2,
         }
     }
@@ -61,7 +72,7 @@ impl Side {
 
     fn other(self) -> Self {
         match self {
-            Self::A => Self::B,
+            Self::A | Self::C => Self::B,
             Self::B => Self::A,
         }
     }
@@ -182,7 +193,8 @@ impl Network {
             })?;
             let address = Ipv4Addr::new(10, 77, side.subnet(), host);
             add_namespace(name).await?;
-            batch("ip", Some(side.node()), &node_port_commands(name, host)).await?;
+            let router = side.router().node();
+            batch("ip", Some(router), &node_port_commands(name, host)).await?;
             batch("ip", Some(name), &endpoint_commands(address, *side)).await?;
             made.insert(
                 name.clone(),
@@ -291,6 +303,14 @@ pub async fn bottleneck() -> Result<Bottleneck, Error> {
         command: "tc -s -j qdisc show".to_owned(),
         message: format!("it shows no shaper: {output}"),
     })
+}
+
+/// Changes the bottleneck while it lives; what waits in its queue stays.
+///
+/// # Errors
+/// When the kernel refuses.
+pub async fn change_bottleneck(link: Link) -> Result<(), Error> {
+    batch("tc", Some(Side::A.node()), &bottleneck_commands(link)).await
 }
 
 /// Sets the egress shaper of an endpoint. A shaper once made is only changed, never removed, so that no packet is lost.

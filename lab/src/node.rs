@@ -1,4 +1,4 @@
-//! What a kubelet and Cilium's agent do on the lab's two nodes: pods of the API run on endpoints of the network,
+//! What a kubelet and Cilium's agent do on the lab's nodes: pods of the API run on endpoints of the network,
 //! and their annotation becomes a limit of the kernel at once, without restarting anything.
 
 use std::collections::BTreeMap;
@@ -94,7 +94,7 @@ impl Pods {
     }
 }
 
-/// The stand-in for the agents of both nodes.
+/// The stand-in for the agents of all nodes.
 pub struct Agent {
     client: Client,
     slots: Vec<Slot>,
@@ -373,7 +373,7 @@ impl Agent {
 
 fn side_of(pod: &Pod) -> Option<Side> {
     let node = pod.spec.as_ref()?.node_name.as_deref()?;
-    [Side::A, Side::B]
+    [Side::A, Side::B, Side::C]
         .into_iter()
         .find(|side| side.node() == node)
 }

@@ -1,6 +1,6 @@
 //! Four times a second: counters into the raw logs, the state of things to the display.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::time::Duration;
 
@@ -44,22 +44,24 @@ pub struct Recorder {
     footprint: Writer,
     machine: Writer,
     endpoints: Vec<String>,
-    sinks: Vec<String>,
+    sinks: BTreeSet<String>,
     /// Bytes at all sinks, with the time of reading, for the last second.
     arrived: VecDeque<(u64, u64)>,
 }
 
 impl Recorder {
-    /// Begins the raw logs in the folder of a run.
+    /// Begins the raw logs in the folder of a run. `others`: endpoints whose counters are written down beside those of the senders.
     ///
     /// # Errors
     /// When they cannot be written.
-    pub fn new(senders: &[Sender], folder: &Path) -> anyhow::Result<Self> {
-        let sinks: Vec<String> = senders.iter().map(|sender| sender.sink.clone()).collect();
+    pub fn new(senders: &[Sender], others: &[String], folder: &Path) -> anyhow::Result<Self> {
+        // Pods that move have two places and one sink.
+        let sinks: BTreeSet<String> = senders.iter().map(|sender| sender.sink.clone()).collect();
         let endpoints = senders
             .iter()
             .map(|sender| sender.endpoint.clone())
             .chain(sinks.clone())
+            .chain(others.iter().cloned())
             .chain([CRITICAL_CLIENT.to_owned(), CRITICAL_SERVICE.to_owned()]);
         Ok(Self {
             traffic: Writer::create::<Traffic>(folder)?,

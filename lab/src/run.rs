@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::cluster::Cluster;
 use crate::decisions::Decisions;
 use crate::deploy;
+use crate::event::{Action, Event, Happened};
 use crate::exporter::{Exporter, cadvisor, hubble};
 use crate::external;
 use crate::law::Law;
@@ -23,13 +24,16 @@ use crate::node::{Agent, Pods, Slot};
 use crate::process::Process;
 use crate::raw::{self, PhaseKind, PhaseStart, Writer};
 use crate::recorder::{Observed, Recorder};
-use crate::scenario::{CRITICAL_CLIENT, CRITICAL_SERVICE, Phase, Scenario, Sender};
+use crate::scenario::{
+    CRITICAL_CLIENT, CRITICAL_SERVICE, FOREIGN, FOREIGN_SINK, Phase, Scenario, Sender,
+};
 use crate::score::Score;
 use crate::servers::nats::Nats;
 use crate::servers::prometheus::{Job, Prometheus};
 use crate::services::{self, Services, Surroundings};
 use crate::summary::{self, Ran};
 use crate::traffic::critical::Critical;
+use crate::traffic::datagrams;
 use crate::traffic::senders::Bulk;
 
 /// How often counters are read and parts are checked.
@@ -108,7 +112,13 @@ async fn with_cluster(
 /// The parts of a run that are alive.
 struct Lab<'a> {
     scenario: &'a Scenario,
+    /// The pods' places: those in use first, then those that pods may move to.
     senders: Vec<Sender>,
+    moved: Vec<Sender>,
+    events: VecDeque<Event>,
+    happened: Writer,
+    /// Traffic of no pod, and what one pod sends in addition.
+    streams: Streams,
     folder: PathBuf,
     network: Network,
     pods: Pods,
@@ -127,7 +137,20 @@ struct Control {
     services: Services,
     decisions: Decisions,
     /// Somebody else's decider, under the law External.
-    external: Option<Process>,
+    external: Option<External>,
+}
+
+/// How somebody else's decider is started, and the running one.
+struct External {
+    folder: Option<PathBuf>,
+    process: Option<Process>,
+}
+
+/// UDP beside the bulk; a stream ends when its process is dropped.
+#[derive(Default)]
+struct Streams {
+    foreign: Option<Process>,
+    injected: Option<Process>,
 }
 
 impl<'a> Lab<'a> {
@@ -138,7 +161,8 @@ impl<'a> Lab<'a> {
         let network = Network::build(scenario.link, &scenario.endpoints(), &logs)
             .await
             .context("cannot make the network")?;
-        let slots = slots(&network, &senders)?;
+        let moved = scenario.moved_senders();
+        let slots = slots(&network, &senders, &moved)?;
         let pods = Pods::default();
         let agent = Agent::new(cluster.client.clone(), slots.clone(), pods.clone(), folder)?;
         let agent = tokio::spawn(agent.run());
@@ -176,6 +200,10 @@ impl<'a> Lab<'a> {
         Ok(Self {
             scenario,
             senders,
+            moved,
+            events: scenario.events.iter().copied().collect(),
+            happened: Writer::create::<Happened>(folder)?,
+            streams: Streams::default(),
             folder: folder.to_owned(),
             network,
             pods,
@@ -194,9 +222,12 @@ impl<'a> Lab<'a> {
         cluster: &Cluster,
         live: &watch::Sender<Live>,
     ) -> anyhow::Result<()> {
-        let mut recorder = Recorder::new(&self.senders, &self.folder)?;
+        let places: Vec<Sender> = self.senders.iter().chain(&self.moved).cloned().collect();
+        let others = self.scenario.setup().others;
+        let mut recorder = Recorder::new(&places, &others, &self.folder)?;
         let mut phases = Writer::create::<PhaseStart>(&self.folder)?;
         recorder.tick(self.observed(), live).await?;
+        let start = Instant::now();
         let total = self.scenario.phases.len();
         for (index, phase) in self.scenario.phases.iter().enumerate() {
             let began = PhaseStart {
@@ -212,7 +243,8 @@ impl<'a> Lab<'a> {
                     length: Duration::from_secs(phase.seconds),
                 };
             });
-            self.phase(cluster, phase, &mut recorder, live).await?;
+            self.phase(cluster, phase, start, &mut recorder, live)
+                .await?;
         }
         let ended = PhaseStart {
             unix_ns: raw::unix_ns(),
@@ -223,10 +255,12 @@ impl<'a> Lab<'a> {
         recorder.tick(self.observed(), live).await
     }
 
+    /// One phase of the run that began at `start`.
     async fn phase(
         &mut self,
         cluster: &Cluster,
         phase: &Phase,
+        start: Instant,
         recorder: &mut Recorder,
         live: &watch::Sender<Live>,
     ) -> anyhow::Result<()> {
@@ -237,18 +271,7 @@ impl<'a> Lab<'a> {
         } else {
             None
         };
-        if let Some(bulk) = &mut bulk {
-            let logs = self.folder.join("logs");
-            // Longer than the phase, so that only the lab ends it.
-            let at_most = length + Duration::from_secs(60);
-            bulk.begin(
-                &self.network,
-                &self.senders,
-                self.scenario.flows,
-                at_most,
-                &logs,
-            )?;
-        }
+        let mut begun = false;
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         while Instant::now() < end {
@@ -256,14 +279,96 @@ impl<'a> Lab<'a> {
                 _ = ticks.tick() => {}
                 () = tokio::time::sleep_until(end) => break,
             }
+            self.happen(cluster, start.elapsed()).await?;
             self.check(cluster).await?;
             if let Some(bulk) = &mut bulk {
+                // Pods that are moving send when all have arrived.
+                if !begun && self.is_placed() {
+                    begun = true;
+                    self.begin(bulk, length)?;
+                }
                 bulk.check()?;
             }
             recorder.tick(self.observed(), live).await?;
         }
         if let Some(bulk) = bulk {
             bulk.end().await;
+        }
+        Ok(())
+    }
+
+    fn begin(&self, bulk: &mut Bulk, length: Duration) -> anyhow::Result<()> {
+        bulk.begin(
+            &self.network,
+            &self.senders,
+            self.scenario.flows,
+            self.scenario.demand,
+            // Longer than the phase, so that only the lab ends it.
+            length + Duration::from_secs(60),
+            &self.folder.join("logs"),
+        )
+    }
+
+    fn is_placed(&self) -> bool {
+        let running = self.pods.running();
+        self.senders
+            .iter()
+            .all(|sender| running.contains_key(&sender.endpoint))
+    }
+
+    /// Does what is due after so much time.
+    async fn happen(&mut self, cluster: &Cluster, elapsed: Duration) -> anyhow::Result<()> {
+        while let Some(event) = self.events.front().copied() {
+            if elapsed < Duration::from_secs(event.at_s) {
+                break;
+            }
+            self.events.pop_front();
+            self.act(cluster, event.action)
+                .await
+                .with_context(|| format!("the event after {} s", event.at_s))?;
+            self.happened.write([&Happened {
+                unix_ns: raw::unix_ns(),
+                action: event.action,
+            }])?;
+        }
+        Ok(())
+    }
+
+    async fn act(&mut self, cluster: &Cluster, action: Action) -> anyhow::Result<()> {
+        let logs = self.folder.join("logs");
+        match action {
+            Action::Rate(rate_bps) => {
+                let link = net::Link {
+                    rate_bps,
+                    ..self.scenario.link
+                };
+                net::change_bottleneck(link).await?;
+            }
+            Action::Foreign(bps) => {
+                let ends = (FOREIGN, FOREIGN_SINK);
+                self.streams.foreign = stream(&self.network, ends, bps, &logs)?;
+            }
+            Action::Inject(bps) => {
+                let sender = self.senders.last().context("there is no best-effort pod")?;
+                let ends = (sender.endpoint.as_str(), sender.sink.as_str());
+                self.streams.injected = stream(&self.network, ends, bps, &logs)?;
+            }
+            Action::ServiceTime(microseconds) => self.critical.set_slow(microseconds > 0),
+            Action::PolicyDrops(per_second) => self.metrics.set_policy_drops(per_second as f64),
+            Action::Move => {
+                deploy::move_best_effort(&cluster.client, self.scenario, Side::C).await?;
+                std::mem::swap(&mut self.senders, &mut self.moved);
+            }
+            Action::KillDecider => {
+                if let Some(control) = &mut self.control {
+                    control.kill_decider().await;
+                }
+            }
+            Action::RestoreDecider => {
+                if let Some(control) = &mut self.control {
+                    control.restore_decider(&logs)?;
+                }
+            }
         }
         Ok(())
     }
@@ -277,6 +382,10 @@ impl<'a> Lab<'a> {
             self.exporters.iter().all(Exporter::is_serving),
             "an exporter ended"
         );
+        let streams = [&mut self.streams.foreign, &mut self.streams.injected];
+        for stream in streams.into_iter().flatten() {
+            stream.check()?;
+        }
         if self.agent.is_finished() {
             (&mut self.agent).await??;
             anyhow::bail!("the node stand-in ended");
@@ -285,8 +394,12 @@ impl<'a> Lab<'a> {
             control.nats.process().check()?;
             control.services.check()?;
             control.decisions.check()?;
-            if let Some(external) = &mut control.external {
-                external.check()?;
+            if let Some(process) = control
+                .external
+                .as_mut()
+                .and_then(|external| external.process.as_mut())
+            {
+                process.check()?;
             }
         }
         Ok(())
@@ -334,7 +447,8 @@ impl Control {
         let rate_bps = plan.scenario.link.rate_bps;
         let mut settings =
             services::merged(&plan.scenario, plan.law, |name| std::env::var(name).ok());
-        if plan.law.needs_policy() {
+        // Only a policy of its own says what follows when nobody decides.
+        if plan.law.needs_policy() || plan.scenario.kills_decider() {
             let policy = plan.law.policy(&settings, rate_bps);
             services::apply(binaries, &policy, &nats.url(), folder).await?;
             settings.clear();
@@ -342,11 +456,11 @@ impl Control {
         let services = Services::start(binaries, &settings, surroundings, folder).await?;
         let external = if plan.law == Law::External {
             let logs = folder.join("logs");
-            Some(external::start(
-                plan.decider.as_deref(),
-                &nats.url(),
-                &logs,
-            )?)
+            let process = external::start(plan.decider.as_deref(), &nats.url(), &logs)?;
+            Some(External {
+                folder: plan.decider.clone(),
+                process: Some(process),
+            })
         } else {
             None
         };
@@ -357,14 +471,51 @@ impl Control {
             external,
         })
     }
+
+    /// Kills whoever decides under the run's law.
+    async fn kill_decider(&mut self) {
+        match &mut self.external {
+            Some(external) => {
+                if let Some(mut process) = external.process.take() {
+                    process.kill().await;
+                }
+            }
+            None => self.services.kill_decider().await,
+        }
+    }
+
+    fn restore_decider(&mut self, logs: &Path) -> anyhow::Result<()> {
+        match &mut self.external {
+            Some(external) => {
+                let folder = external.folder.as_deref();
+                external.process = Some(external::start(folder, &self.nats.url(), logs)?);
+                Ok(())
+            }
+            None => self.services.restore_decider(),
+        }
+    }
 }
 
-fn slots(network: &Network, senders: &[Sender]) -> Result<Vec<Slot>, net::Error> {
+/// A stream of UDP; none at rate 0.
+fn stream(
+    network: &Network,
+    (from, sink): (&str, &str),
+    bps: u64,
+    logs: &Path,
+) -> anyhow::Result<Option<Process>> {
+    (bps > 0)
+        .then(|| datagrams::start(network, from, sink, bps, logs))
+        .transpose()
+}
+
+fn slots(network: &Network, senders: &[Sender], moved: &[Sender]) -> Result<Vec<Slot>, net::Error> {
     let critical = [(CRITICAL_CLIENT, Side::A), (CRITICAL_SERVICE, Side::B)];
     let critical = critical.map(|(name, side)| (name.to_owned(), name.to_owned(), side));
     senders
         .iter()
-        .map(|sender| (sender.endpoint.clone(), sender.workload.to_owned(), Side::A))
+        .map(|sender| (sender, Side::A))
+        .chain(moved.iter().map(|sender| (sender, Side::C)))
+        .map(|(sender, side)| (sender.endpoint.clone(), sender.workload.to_owned(), side))
         .chain(critical)
         .map(|(endpoint, workload, side)| {
             Ok(Slot {

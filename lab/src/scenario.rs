@@ -1,4 +1,9 @@
-//! What a run does: the link, the loads, the phases. Two are named; every number can be changed by a flag.
+//! What a run does: the link, the loads, the phases, and what happens meanwhile. Plans have names ([`Name`]); every number can be changed by
+//! a flag.
+
+mod plans;
+
+pub use plans::missing_burst_at;
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::event::{Action, Event};
 use crate::net::{Link, Side};
 use crate::raw::PhaseKind;
 use crate::score::Setup;
@@ -19,15 +25,54 @@ pub const CRITICAL_SERVICE: &str = "robot-factory";
 pub const CRITICAL_CLIENT: &str = "robot-control";
 /// The best-effort workloads; more pods than these are spread over them as replicas.
 pub const BEST_EFFORT: [&str; 3] = ["telemetry-upload", "erp-dashboard", "background-traffic"];
+/// Endpoint of traffic that belongs to no pod.
+pub const FOREIGN: &str = "foreign";
+/// Where that traffic goes.
+pub const FOREIGN_SINK: &str = "sink-foreign";
 
 /// The named scenarios.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Name {
     /// 20 s idle, 90 s load, 30 s idle, 40 s load: what targets are measured on.
     Congestion,
     /// 8 s idle, 45 s load, 4 s idle: short enough to watch twice.
     Demo,
+    /// Eight bursts of 10 s, one every 30 s
+    Burst,
+    /// Eight bursts of random length after random pauses (--seed)
+    BurstRandom,
+    /// Best-effort always sends; six times, every 30 s, foreign traffic takes 60 % of the link for 10 s
+    BurstForeign,
+    /// The same, but the sixth burst does not come
+    BurstMissing,
+    /// The link loses half its rate for 50 s
+    CapacityDrop,
+    /// Best-effort sends more than the link carries in UDP, which heeds no loss
+    Udp,
+    /// The critical service becomes slow by itself while best-effort takes less than half the link
+    SlowServer,
+    /// Limits start low and the link is far from full: they must climb
+    LightLoad,
+    /// One best-effort pod begins to send 2.5 times the link's rate in UDP
+    Injection,
+    /// The best-effort pods move to another node behind the same link
+    Failover,
+    /// Ten times the drops by policy, without any congestion
+    PolicyDrops,
+}
+
+/// What each best-effort pod wants to send in a load phase.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Demand {
+    /// As much as TCP gets.
+    #[default]
+    Tcp,
+    /// As much as TCP gets, at most so many bits per second.
+    Paced(u64),
+    /// So many bits per second of UDP, whatever is lost.
+    Udp(u64),
 }
 
 /// Histogram buckets of the HTTP exporter.
@@ -126,6 +171,25 @@ pub struct ScenarioArgs {
     /// Histogram buckets of the HTTP exporter
     #[arg(long, env = "LANEGUARD_LAB_BUCKETS", value_enum, default_value_t = Buckets::Default)]
     pub buckets: Buckets,
+    /// Seed of what is random in a scenario
+    #[arg(
+        long,
+        env = "LANEGUARD_LAB_SEED",
+        value_name = "NUMBER",
+        default_value_t = 1
+    )]
+    pub seed: u64,
+    /// Kill the decider (under --law External the one in Python) after so many seconds [default: never]
+    #[arg(long, env = "LANEGUARD_LAB_KILL_DECIDER_AT", value_name = "SECONDS")]
+    pub kill_decider_at: Option<u64>,
+    /// Start the decider again after so many seconds [default: never]
+    #[arg(
+        long,
+        env = "LANEGUARD_LAB_RESTORE_DECIDER_AT",
+        value_name = "SECONDS",
+        requires = "kill_decider_at"
+    )]
+    pub restore_decider_at: Option<u64>,
 }
 
 /// All that a run does.
@@ -151,6 +215,15 @@ pub struct Scenario {
     pub scrape_interval_ms: u64,
     /// Buckets of the HTTP exporter.
     pub buckets: Buckets,
+    /// What each best-effort pod wants in load phases.
+    #[serde(default)]
+    pub demand: Demand,
+    /// What happens meanwhile, in order of time.
+    #[serde(default)]
+    pub events: Vec<Event>,
+    /// The limit that the pods' owner set on each of them before Laneguard came, in bits per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_limit_bps: Option<u64>,
 }
 
 /// Where one best-effort pod runs and where its traffic goes.
@@ -168,25 +241,26 @@ impl Scenario {
     /// The named scenario with what the flags change.
     #[must_use]
     pub fn new(name: Name, args: &ScenarioArgs) -> Self {
-        let phase = |kind, seconds| Phase { kind, seconds };
-        let planned = match name {
-            Name::Congestion => vec![
-                phase(PhaseKind::Idle, 20),
-                phase(PhaseKind::Load, 90),
-                phase(PhaseKind::Idle, 30),
-                phase(PhaseKind::Load, 40),
-            ],
-            Name::Demo => vec![
-                phase(PhaseKind::Idle, 8),
-                phase(PhaseKind::Load, 45),
-                phase(PhaseKind::Idle, 4),
-            ],
-        };
+        let rate_bps = args.rate_mbit * 1_000_000;
+        let planned = plans::planned(name, rate_bps, args.pods, args.seed);
+        let mut events = planned.events;
+        events.extend(args.kill_decider_at.map(|at_s| Event {
+            at_s,
+            action: Action::KillDecider,
+        }));
+        events.extend(args.restore_decider_at.map(|at_s| Event {
+            at_s,
+            action: Action::RestoreDecider,
+        }));
+        events.sort_by_key(|event| event.at_s);
         Self {
             name,
-            phases: args.phases.clone().map_or(planned, |phases| phases.0),
+            phases: args
+                .phases
+                .clone()
+                .map_or(planned.phases, |phases| phases.0),
             link: Link {
-                rate_bps: args.rate_mbit * 1_000_000,
+                rate_bps,
                 fifo_bytes: args.fifo_bytes,
             },
             pods: args.pods,
@@ -196,6 +270,9 @@ impl Scenario {
             response_bytes: args.response_bytes,
             scrape_interval_ms: u64::try_from(args.scrape_interval.as_millis()).unwrap_or(u64::MAX),
             buckets: args.buckets,
+            demand: planned.demand,
+            events,
+            start_limit_bps: planned.start_limit_bps,
         }
     }
 
@@ -215,6 +292,39 @@ impl Scenario {
             .collect()
     }
 
+    /// The same pods after they have moved to the other node behind the bottleneck; none in a scenario where they stay.
+    #[must_use]
+    pub fn moved_senders(&self) -> Vec<Sender> {
+        if !self.moves() {
+            return Vec::new();
+        }
+        let moved = |sender: Sender| Sender {
+            endpoint: format!("{}-moved", sender.endpoint),
+            ..sender
+        };
+        self.senders().into_iter().map(moved).collect()
+    }
+
+    /// Whether the pods move.
+    #[must_use]
+    pub fn moves(&self) -> bool {
+        self.events.iter().any(|event| event.action == Action::Move)
+    }
+
+    /// Whether traffic comes that belongs to no pod.
+    #[must_use]
+    pub fn has_foreign(&self) -> bool {
+        let foreign = |event: &Event| matches!(event.action, Action::Foreign(_));
+        self.events.iter().any(foreign)
+    }
+
+    /// Whether the decider is killed.
+    #[must_use]
+    pub fn kills_decider(&self) -> bool {
+        let kill = |event: &Event| event.action == Action::KillDecider;
+        self.events.iter().any(kill)
+    }
+
     /// All endpoints of the network and the node each is on.
     #[must_use]
     pub fn endpoints(&self) -> Vec<(String, Side)> {
@@ -225,6 +335,13 @@ impl Scenario {
         for sender in self.senders() {
             endpoints.push((sender.endpoint, Side::A));
             endpoints.push((sender.sink, Side::B));
+        }
+        for sender in self.moved_senders() {
+            endpoints.push((sender.endpoint, Side::C));
+        }
+        if self.has_foreign() {
+            endpoints.push((FOREIGN.to_owned(), Side::A));
+            endpoints.push((FOREIGN_SINK.to_owned(), Side::B));
         }
         endpoints
     }
@@ -246,6 +363,11 @@ impl Scenario {
                 .map(|sender| sender.sink)
                 .collect(),
             critical_client: CRITICAL_CLIENT.to_owned(),
+            others: if self.has_foreign() {
+                vec![FOREIGN_SINK.to_owned()]
+            } else {
+                Vec::new()
+            },
         }
     }
 }
@@ -267,19 +389,53 @@ mod tests {
         }
     }
 
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: ScenarioArgs,
+    }
+
+    fn scenario(name: Name, line: &[&str]) -> Scenario {
+        let line = ["lab"].iter().chain(line);
+        Scenario::new(name, &<Command as clap::Parser>::parse_from(line).args)
+    }
+
     #[test]
     fn more_pods_than_workloads_become_replicas() {
-        #[derive(clap::Parser)]
-        struct Command {
-            #[command(flatten)]
-            args: ScenarioArgs,
-        }
-        let command = <Command as clap::Parser>::parse_from(["lab", "--pods", "4"]);
-        let scenario = Scenario::new(Name::Congestion, &command.args);
+        let scenario = scenario(Name::Congestion, &["--pods", "4"]);
         let senders = scenario.senders();
         assert_eq!(senders[3].endpoint, "telemetry-upload-1");
         assert_eq!(senders[3].workload, "telemetry-upload");
         assert_eq!(scenario.endpoints().len(), 10);
         assert_eq!(scenario.seconds(), 180);
+    }
+
+    #[test]
+    fn pods_that_move_have_a_place_on_both_nodes_and_one_sink() {
+        let scenario = scenario(Name::Failover, &[]);
+        let (here, there) = (scenario.senders(), scenario.moved_senders());
+        assert_eq!(here[0].sink, there[0].sink);
+        let place = (there[0].endpoint.clone(), Side::C);
+        assert!(scenario.endpoints().contains(&place));
+        assert!(self::scenario(Name::Udp, &[]).moved_senders().is_empty());
+    }
+
+    #[test]
+    fn the_deciders_death_is_an_event_of_any_scenario() {
+        let flags = ["--kill-decider-at", "60", "--restore-decider-at", "100"];
+        let scenario = scenario(Name::CapacityDrop, &flags);
+        let times: Vec<u64> = scenario.events.iter().map(|event| event.at_s).collect();
+        assert_eq!(times, [50, 60, 100, 100]);
+        assert!(scenario.kills_decider());
+    }
+
+    #[test]
+    fn a_scenario_written_before_there_were_events_can_be_read() {
+        let mut value = serde_json::to_value(scenario(Name::Congestion, &[])).unwrap();
+        let fields = value.as_object_mut().unwrap();
+        fields.remove("demand");
+        fields.remove("events");
+        let read: Scenario = serde_json::from_value(value).unwrap();
+        assert_eq!(read, scenario(Name::Congestion, &[]));
     }
 }

@@ -4,7 +4,8 @@
 //! 10 ms or its interquartile range above 5 ms; a failed request counts as 10 s, and a second without any
 //! request is violating, for nothing shows that it was good. Quantiles interpolate linearly between order statistics.
 //! Goodput is what arrived at the sinks, in Ethernet frames as the bottleneck counts them, as share of the
-//! link's rate minus what the critical traffic used of it. [`series`] has the same windows one by one, for pictures.
+//! link's rate, as it was at each moment, minus what critical and foreign traffic used of it. [`series`] has the same windows one by one,
+//! for pictures.
 
 pub mod series;
 
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::{Action, Happened};
 use crate::raw::{
     Footprint, Machine, PhaseKind, PhaseStart, PodAction, PodEvent, Request, Traffic,
 };
@@ -37,6 +39,9 @@ pub struct Setup {
     pub sinks: Vec<String>,
     /// Endpoint that the critical requests come from.
     pub critical_client: String,
+    /// Endpoints that traffic of nobody's pod arrives at; it leaves less to best-effort.
+    #[serde(default)]
+    pub others: Vec<String>,
 }
 
 /// The raw logs that count.
@@ -54,6 +59,8 @@ pub struct Raw {
     pub footprints: Vec<Footprint>,
     /// What the whole machine did, in order of time.
     pub machine: Vec<Machine>,
+    /// What happened beside the phases, in order of time.
+    pub events: Vec<Happened>,
 }
 
 /// The numbers of one run.
@@ -136,7 +143,10 @@ pub struct Load {
     pub goodput_bps: f64,
     /// What the critical traffic used of the bottleneck, in bits per second.
     pub critical_bps: f64,
-    /// Goodput in percent of the rate minus the critical traffic.
+    /// What was left to best-effort, in bits per second: the rate minus critical and foreign traffic.
+    #[serde(default)]
+    pub room_bps: f64,
+    /// Goodput in percent of that.
     pub goodput_percent: f64,
 }
 
@@ -189,10 +199,7 @@ pub fn score(setup: &Setup, raw: &Raw) -> Result<Score, Error> {
         .iter()
         .map(|load| load.goodput_bps * load.seconds)
         .sum();
-    let room: f64 = loads
-        .iter()
-        .map(|load| (setup.rate_bps as f64 - load.critical_bps) * load.seconds)
-        .sum();
+    let room: f64 = loads.iter().map(|load| load.room_bps * load.seconds).sum();
     Ok(Score {
         windows: windows.len(),
         violating,
@@ -221,7 +228,8 @@ pub fn window_latency<'a>(requests: impl IntoIterator<Item = &'a Request>) -> Op
     latency(&sorted_ms(requests))
 }
 
-fn load(setup: &Setup, raw: &Raw, start: u64, end: u64) -> Result<Load, Error> {
+/// The numbers of any span of time.
+pub(crate) fn load(setup: &Setup, raw: &Raw, start: u64, end: u64) -> Result<Load, Error> {
     let seconds = (end - start) as f64 / SECOND_NS as f64;
     let windows = windows(&raw.requests, start, end);
     let sinks = setup
@@ -235,7 +243,11 @@ fn load(setup: &Setup, raw: &Raw, start: u64, end: u64) -> Result<Load, Error> {
     }
     let critical = Counter::of(raw, &setup.critical_client, |row| row.tx_bytes);
     let critical_bps = critical.bits(start, end)? / seconds;
-    let room_bps = setup.rate_bps as f64 - critical_bps;
+    let mut room_bps = mean_rate(setup.rate_bps, &raw.events, start, end) - critical_bps;
+    for other in &setup.others {
+        let carried = Counter::of(raw, other, |row| row.rx_bytes);
+        room_bps -= carried.bits(start, end)? / seconds;
+    }
     let served: Vec<bool> = windows
         .iter()
         .map(|window| {
@@ -256,8 +268,35 @@ fn load(setup: &Setup, raw: &Raw, start: u64, end: u64) -> Result<Load, Error> {
         recovered_after_s: streak_after(&served),
         goodput_bps,
         critical_bps,
+        room_bps,
         goodput_percent: percent(goodput_bps, room_bps),
     })
+}
+
+/// The bottleneck's mean rate over a span of time.
+fn mean_rate(rate_bps: u64, events: &[Happened], start: u64, end: u64) -> f64 {
+    let (mut rate, mut since, mut bit_ns) = (rate_bps, start, 0.0);
+    for event in events {
+        if let (Action::Rate(next), true) = (event.action, event.unix_ns < end) {
+            let until = event.unix_ns.max(start);
+            bit_ns += rate as f64 * (until - since) as f64;
+            (rate, since) = (next, until);
+        }
+    }
+    bit_ns += rate as f64 * end.saturating_sub(since) as f64;
+    bit_ns / end.saturating_sub(start).max(1) as f64
+}
+
+/// For each whole second from `start` to `end`, whether it is violating.
+pub(crate) fn violations(requests: &[Request], start: u64, end: u64) -> Vec<bool> {
+    let windows = windows(requests, start, end);
+    windows.iter().map(|window| window.violating).collect()
+}
+
+/// Seconds to the first of five good windows in a row.
+pub(crate) fn protected_after(violations: &[bool]) -> Option<f64> {
+    let good: Vec<bool> = violations.iter().map(|bad| !bad).collect();
+    streak_after(&good)
 }
 
 /// One second of critical requests, by intended send time.
@@ -538,6 +577,7 @@ mod tests {
             rate_bps: 8_000_000,
             sinks: vec!["sink-0".to_owned(), "sink-1".to_owned()],
             critical_client: "client".to_owned(),
+            others: Vec::new(),
         }
     }
 
@@ -564,6 +604,7 @@ mod tests {
             pods: Vec::new(),
             footprints: Vec::new(),
             machine: Vec::new(),
+            events: Vec::new(),
         }
     }
 
@@ -658,6 +699,24 @@ mod tests {
         assert!((load.critical_bps - 800_000.0).abs() < 1e-6);
         assert!((load.goodput_bps - 5_760_000.0).abs() < 1e-6);
         assert!((score.goodput_percent - 80.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn foreign_traffic_and_a_narrower_link_leave_less_to_best_effort() {
+        let mut raw = raw(steady(10..40, 1));
+        raw.events = vec![Happened {
+            unix_ns: 20 * S,
+            action: Action::Rate(6_000_000),
+        }];
+        let foreign = (0..=40).map(|second| counter("foreign", second, 50_000 * second));
+        raw.traffic.extend(foreign);
+        let setup = Setup {
+            others: vec!["foreign".to_owned()],
+            ..setup()
+        };
+        let load = score(&setup, &raw).unwrap().loads.remove(0);
+        // half at 8 and half at 6 Mbit/s, less 0.8 of critical and 0.4 of foreign traffic
+        assert!((load.room_bps - 5_800_000.0).abs() < 1e-6);
     }
 
     #[test]

@@ -21,7 +21,8 @@ use crate::tools::Tool;
 /// Name of the cluster in subjects and keys.
 pub const CLUSTER: &str = "lab";
 /// The services in the order they are started.
-const NAMES: [&str; 3] = ["actuator", "decider", "collector"];
+const NAMES: [&str; 3] = ["actuator", DECIDER, "collector"];
+const DECIDER: &str = "decider";
 /// What defines a policy in the services' environment.
 const POLICY_VARIABLES: [&str; 12] = [
     "TARGET_JITTER_MS",
@@ -101,7 +102,44 @@ pub struct Surroundings<'a> {
 
 /// The running services.
 #[derive(Debug)]
-pub struct Services(Vec<(&'static str, Process)>);
+pub struct Services {
+    running: Vec<(&'static str, Process)>,
+    launch: Launch,
+}
+
+/// How a service is started.
+#[derive(Debug)]
+struct Launch {
+    binaries: Option<PathBuf>,
+    environment: BTreeMap<String, String>,
+    /// Whether the environment defines the policy; else what the lab's own says of one is kept from the services.
+    defines_policy: bool,
+    logs: PathBuf,
+}
+
+impl Launch {
+    fn start(&self, name: &str) -> anyhow::Result<(Process, SocketAddr)> {
+        let admin = free_address().context("no free port")?;
+        let tool = Tool {
+            path: binary(self.binaries.as_deref(), &format!("laneguard-{name}"))?,
+            library_path: None,
+        };
+        let mut command = process::command(&tool, None)?;
+        if !self.defines_policy {
+            for variable in POLICY_VARIABLES {
+                command.env_remove(variable);
+            }
+        }
+        command
+            .envs(&self.environment)
+            .env("ADMIN_ADDR", admin.to_string())
+            .env_remove("NATS_CREDS")
+            .env_remove("NATS_CA");
+        let log = self.logs.join(format!("{name}.log"));
+        let process = Process::start(&format!("the {name}"), command, &log)?;
+        Ok((process, admin))
+    }
+}
 
 impl Services {
     /// Starts all three and waits until each says that it is ready.
@@ -122,35 +160,47 @@ impl Services {
         }
         fs::write(folder.join("services.env"), listing).context("cannot write services.env")?;
 
+        let launch = Launch {
+            binaries: binaries.map(Path::to_owned),
+            environment,
+            defines_policy: !settings.is_empty(),
+            logs: folder.join("logs"),
+        };
         let mut started: Vec<(&'static str, Process, SocketAddr)> = Vec::new();
         for name in NAMES {
-            let admin = free_address().context("no free port")?;
-            let tool = Tool {
-                path: binary(binaries, &format!("laneguard-{name}"))?,
-                library_path: None,
-            };
-            let mut command = process::command(&tool, None)?;
-            if settings.is_empty() {
-                for variable in POLICY_VARIABLES {
-                    command.env_remove(variable);
-                }
-            }
-            command
-                .envs(&environment)
-                .env("ADMIN_ADDR", admin.to_string())
-                .env_remove("NATS_CREDS")
-                .env_remove("NATS_CA");
-            let log = folder.join("logs").join(format!("{name}.log"));
-            let process = Process::start(&format!("the {name}"), command, &log)?;
+            let (process, admin) = launch.start(name)?;
             started.push((name, process, admin));
         }
         for (_, process, admin) in &mut started {
             wait_ready(process, &format!("http://{admin}/readyz")).await?;
         }
-        let services = started
+        let running = started
             .into_iter()
             .map(|(name, process, _)| (name, process));
-        Ok(Self(services.collect()))
+        Ok(Self {
+            running: running.collect(),
+            launch,
+        })
+    }
+
+    /// Kills the decider; from then on it is not missed.
+    pub async fn kill_decider(&mut self) {
+        for (name, process) in &mut self.running {
+            if *name == DECIDER {
+                process.kill().await;
+            }
+        }
+        self.running.retain(|(name, _)| *name != DECIDER);
+    }
+
+    /// Starts the decider that was killed, without waiting until it is ready.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn restore_decider(&mut self) -> anyhow::Result<()> {
+        let (process, _) = self.launch.start(DECIDER)?;
+        self.running.push((DECIDER, process));
+        Ok(())
     }
 
     /// Finds out whether all still run.
@@ -158,7 +208,7 @@ impl Services {
     /// # Errors
     /// When one has ended.
     pub fn check(&mut self) -> Result<(), process::Exited> {
-        self.0
+        self.running
             .iter_mut()
             .try_for_each(|(_, process)| process.check())
     }
@@ -166,7 +216,7 @@ impl Services {
     /// What each has used so far.
     #[must_use]
     pub fn footprints(&self) -> Vec<Footprint> {
-        self.0
+        self.running
             .iter()
             .filter_map(|(name, process)| {
                 let usage = process.usage()?;
@@ -182,7 +232,7 @@ impl Services {
 
     /// Ends all in an orderly way.
     pub async fn stop(mut self) {
-        for (_, process) in &mut self.0 {
+        for (_, process) in &mut self.running {
             process.stop(GRACE).await;
         }
     }

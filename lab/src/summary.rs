@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use crate::event::Happened;
+use crate::expect::{self, Finding};
 use crate::law::Law;
 use crate::raw::{self, Footprint, Machine, PhaseStart, PodEvent, Request, Traffic};
 use crate::scenario::Scenario;
@@ -61,6 +64,7 @@ pub fn read(folder: &Path) -> anyhow::Result<(Scenario, Raw)> {
         pods: raw::read::<PodEvent>(folder)?,
         footprints: raw::read::<Footprint>(folder)?,
         machine: raw::read::<Machine>(folder)?,
+        events: events(folder)?,
     };
     Ok((scenario, raw))
 }
@@ -74,6 +78,39 @@ pub fn score(folder: &Path) -> anyhow::Result<Score> {
     Ok(score::score(&scenario.setup(), &raw)?)
 }
 
+/// Runs before there were events have no log of them.
+fn events(folder: &Path) -> Result<Vec<Happened>, raw::Error> {
+    match raw::read(folder) {
+        Err(raw::Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            Ok(Vec::new())
+        }
+        read => read,
+    }
+}
+
+/// What the scenario of the run in `folder` is about beside the score; empty when it says nothing.
+///
+/// # Errors
+/// As [`score()`].
+pub fn findings(folder: &Path) -> anyhow::Result<Vec<Finding>> {
+    let (scenario, raw) = read(folder)?;
+    let decisions = expect::decisions(folder)?;
+    Ok(expect::findings(&scenario, &raw, &decisions))
+}
+
+/// The findings as lines to read, beginning with an empty one.
+#[must_use]
+pub fn finding_lines(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let _ = write!(text, "\n{finding}");
+    }
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text
+}
+
 /// Scores the folder of a run, or of a demo with its two runs; writes each `summary.json` anew and returns the table.
 ///
 /// # Errors
@@ -82,7 +119,8 @@ pub fn score_folder(folder: &Path) -> anyhow::Result<String> {
     if folder.join(SCENARIO_FILE).is_file() {
         let score = score(folder)?;
         write_json(&folder.join(SUMMARY_FILE), &score)?;
-        return Ok(table(&[("this run", &score)]));
+        let findings = finding_lines(&findings(folder)?);
+        return Ok(format!("{}{findings}", table(&[("this run", &score)])));
     }
     let (without, with) = (score(&folder.join(WITHOUT))?, score(&folder.join(WITH))?);
     write_json(&folder.join(WITHOUT).join(SUMMARY_FILE), &without)?;
@@ -267,6 +305,7 @@ mod tests {
                 protected_after_s: (violating < 50).then_some(violating as f64),
                 goodput_bps: 1e8,
                 critical_bps: 1e6,
+                room_bps: 2e8,
                 goodput_percent: 50.0,
             }],
             goodput_percent: 50.0,

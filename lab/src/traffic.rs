@@ -2,5 +2,6 @@
 
 pub mod client;
 pub mod critical;
+pub mod datagrams;
 pub mod senders;
 pub mod server;

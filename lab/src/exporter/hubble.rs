@@ -3,7 +3,7 @@
 //! Where each number comes from:
 //! - durations and requests: only from the measuring client, from sending a request to the response's headers, as
 //!   a proxy beside the client sees it. A request without a response leaves no duration, as with Hubble.
-//! - drops with reason `POLICY_DENIED` and flows of type `Trace` and `Drop`: made up, at the constant rates that the predecessor's
+//! - drops with reason `POLICY_DENIED` and flows of type `Trace` and `Drop`: made up, at the constant rates (until a scenario changes them) that the predecessor's
 //!   cluster showed, so that a baseline is there which has nothing to do with congestion.
 //! - drops with reason `DROP_REASON_UNKNOWN`: real, counted by the bottleneck's queue. (A real Hubble does not see
 //!   drops in a queue; without them there would be no drop signal to study at all.)
@@ -45,6 +45,31 @@ struct State {
     statuses: BTreeMap<u16, u64>,
     queue_drops: u64,
     started: Instant,
+    policy_drops: Steady,
+}
+
+/// What grows at a constant rate, which can change.
+#[derive(Debug, Clone, Copy)]
+struct Steady {
+    /// Its value at `since_seconds`.
+    value: f64,
+    /// Seconds from the start.
+    since_seconds: f64,
+    per_second: f64,
+}
+
+impl Steady {
+    fn at(&self, seconds: f64) -> f64 {
+        self.value + (seconds - self.since_seconds) * self.per_second
+    }
+
+    fn change(&mut self, seconds: f64, per_second: f64) {
+        *self = Self {
+            value: self.at(seconds),
+            since_seconds: seconds,
+            per_second,
+        };
+    }
 }
 
 impl Metrics {
@@ -62,6 +87,11 @@ impl Metrics {
             statuses: BTreeMap::new(),
             queue_drops: 0,
             started: Instant::now(),
+            policy_drops: Steady {
+                value: 0.0,
+                since_seconds: 0.0,
+                per_second: POLICY_DROPS_PER_SECOND,
+            },
         })))
     }
 
@@ -86,6 +116,13 @@ impl Metrics {
             .queue_drops = drops;
     }
 
+    /// Sets the legitimate drops by policy per second from now on.
+    pub fn set_policy_drops(&self, per_second: f64) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let elapsed = state.started.elapsed().as_secs_f64();
+        state.policy_drops.change(elapsed, per_second);
+    }
+
     /// The page for a scrape now.
     #[must_use]
     pub fn page(&self) -> String {
@@ -100,7 +137,7 @@ impl State {
         let mut page = String::new();
         self.durations(&mut page);
         self.requests(&mut page);
-        let policy_drops = (elapsed_seconds * POLICY_DROPS_PER_SECOND).floor();
+        let policy_drops = self.policy_drops.at(elapsed_seconds).floor();
         let other_flows = (elapsed_seconds * OTHER_FLOWS_PER_SECOND).floor();
         let http_flows = 2 * self.statuses.values().sum::<u64>();
         // Writing to a String cannot fail.
@@ -228,5 +265,13 @@ mod tests {
             page.contains("type=\"Trace\",verdict=\"FORWARDED\"} 2950\n"),
             "{page}"
         );
+    }
+
+    #[test]
+    fn policy_drops_go_on_from_where_they_were_when_their_rate_changes() {
+        let metrics = Metrics::new(Buckets::Default);
+        metrics.0.lock().unwrap().policy_drops.change(10.0, 300.0);
+        let page = metrics.0.lock().unwrap().page(12.0);
+        assert!(page.contains("reason=\"POLICY_DENIED\"} 900\n"), "{page}");
     }
 }

@@ -159,6 +159,7 @@ mod tests {
             rate_bps: 1,
             sinks: vec!["sink".to_owned()],
             critical_client: "client".to_owned(),
+            others: Vec::new(),
         };
         series(&setup, &raw()).unwrap()
     }

@@ -14,6 +14,7 @@ use tokio::process::{ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::event::Action;
 use crate::exporter::hubble;
 use crate::net::Network;
 use crate::process::{self, Process};
@@ -84,6 +85,15 @@ impl Critical {
     #[must_use]
     pub fn last_second(&self, now_ns: u64) -> (Option<Latency>, usize) {
         self.recent.last_second(now_ns)
+    }
+
+    /// Makes the service slow by itself, or as fast as it was.
+    pub fn set_slow(&self, slow: bool) {
+        self.server.signal(if slow {
+            Signal::SIGUSR1
+        } else {
+            Signal::SIGUSR2
+        });
     }
 
     /// Lets the client send no more, and waits until every request is in the log.
@@ -163,6 +173,13 @@ async fn start_server(
     command
         .args(["server", "--listen", &format!("0.0.0.0:{PORT}")])
         .args(["--response-bytes", &scenario.response_bytes.to_string()]);
+    let slow = scenario.events.iter().find_map(|event| match event.action {
+        Action::ServiceTime(microseconds) => Some(microseconds),
+        _ => None,
+    });
+    if let Some(microseconds) = slow {
+        command.args(["--slow-us", &microseconds.to_string()]);
+    }
     let name = "the critical service";
     Ok(Process::start(name, command, &logs.join("server.log"))?)
 }

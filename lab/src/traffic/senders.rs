@@ -1,4 +1,4 @@
-//! Best-effort bulk: iperf3 from the pods on node A to sinks of their own on node B.
+//! Best-effort bulk from the pods to sinks of their own on node B: iperf3, or UDP that heeds nothing.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -10,8 +10,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::net::Network;
 use crate::process::{self, Exited, Process};
-use crate::scenario::Sender;
+use crate::scenario::{Demand, Sender};
 use crate::tools;
+use crate::traffic::datagrams;
 
 /// Port of the sinks of the first load phase; each later phase has the next one.
 const FIRST_PORT: u16 = 5201;
@@ -68,7 +69,7 @@ impl Bulk {
         Ok(bulk)
     }
 
-    /// Starts all senders at once, each with so many flows of TCP cubic, for at most `at_most`.
+    /// Starts all senders at once, for at most `at_most`; TCP is cubic and has so many flows each.
     ///
     /// # Errors
     /// When one cannot be started.
@@ -77,11 +78,17 @@ impl Bulk {
         network: &Network,
         senders: &[Sender],
         flows: u8,
+        demand: Demand,
         at_most: Duration,
         logs: &Path,
     ) -> anyhow::Result<()> {
         let iperf = tools::find("iperf3")?;
         for sender in senders {
+            if let Demand::Udp(bps) = demand {
+                let process = datagrams::start(network, &sender.endpoint, &sender.sink, bps, logs)?;
+                self.senders.push(process);
+                continue;
+            }
             let sink: Ipv4Addr = network.address(&sender.sink)?;
             let mut command = process::command(&iperf, Some(network.namespace(&sender.endpoint)?))?;
             command
@@ -89,6 +96,11 @@ impl Bulk {
                 .args(["-P", &flows.to_string(), "-C", "cubic"])
                 .args(["-t", &at_most.as_secs().to_string()])
                 .args(["-i", "1", "--forceflush"]);
+            if let Demand::Paced(bps) = demand {
+                // Small writes: iperf3 paces whole ones, and 128 KiB at once would be a burst of its own.
+                let each = bps / u64::from(flows.max(1));
+                command.args(["-b", &each.to_string(), "-l", "8K"]);
+            }
             let log = logs.join(format!(
                 "iperf3-{}-{}.log",
                 sender.endpoint,
