@@ -59,6 +59,13 @@ fn laws(link_bps: f64) -> Vec<(&'static str, Option<Law>)> {
             "Adaptive",
             Some(Law::Adaptive(adaptive::Parameters::default())),
         ),
+        (
+            "Adaptive:forecast=false",
+            Some(Law::Adaptive(adaptive::Parameters {
+                forecast: false,
+                ..adaptive::Parameters::default()
+            })),
+        ),
     ]
 }
 
@@ -70,6 +77,8 @@ fn scenarios(seed: u64, fitted: Option<&Fitted>) -> Vec<Scenario> {
     scenarios.extend([
         Scenario::burst(seed),
         Scenario::burst_joined(seed),
+        Scenario::burst_random(seed),
+        Scenario::burst_missing(seed),
         Scenario::burst_foreign(seed),
         Scenario::capacity_drop(seed),
         Scenario::slow_server(seed),
@@ -154,7 +163,7 @@ fn law(name: &str, link_bps: f64) -> Option<Law> {
 #[allow(clippy::cast_precision_loss)]
 fn table(only: Option<&str>, fitted: Option<&Fitted>) {
     println!(
-        "{:30} {:10} {:>13} {:>9} {:>13} {:>7} {:>11} {:>11}",
+        "{:30} {:23} {:>13} {:>9} {:>13} {:>7} {:>11} {:>11}",
         "scenario",
         "law",
         "violating %",
@@ -191,7 +200,7 @@ fn table(only: Option<&str>, fitted: Option<&Fitted>) {
                     .unwrap_or(f64::INFINITY)
             };
             println!(
-                "{name:30} {law_name:10} {:5.2} ({:5.2}) {:4.1} ({:4.1}) {:4.1} ({:4.1}) {:7.1} {:11.1} {:11.1}",
+                "{name:30} {law_name:23} {:5.2} ({:5.2}) {:4.1} ({:4.1}) {:4.1} ({:4.1}) {:7.1} {:11.1} {:11.1}",
                 mean(|s| s.violating_percent),
                 most(|s| s.violating_percent),
                 mean(|s| s.goodput_percent),

@@ -178,10 +178,32 @@ impl Scenario {
     /// One pod always sends; the other two join it for 10 s each half minute: between the bursts the limit is that of one pod.
     #[must_use]
     pub fn burst_joined(seed: u64) -> Self {
+        Self::joined("burst-joined", seed, |_| 20.0)
+    }
+
+    /// As [`Self::burst_joined`], but the time between bursts is random, 10 to 40 s.
+    #[must_use]
+    pub fn burst_random(seed: u64) -> Self {
+        let mut random = crate::random::Random::new(seed ^ 0xb0);
+        Self::joined("burst-random", seed, |_| random.between(10.0, 40.0))
+    }
+
+    /// As [`Self::burst_joined`], but the sixth burst does not come.
+    #[must_use]
+    pub fn burst_missing(seed: u64) -> Self {
+        let mut scenario = Self::joined("burst-missing", seed, |_| 20.0);
+        if let Some(sixth) = scenario.phases.get_mut(2 * 6 - 1) {
+            sixth.active = 1;
+        }
+        scenario
+    }
+
+    /// Eight bursts of three pods over one that always sends.
+    fn joined(name: &str, seed: u64, mut gap: impl FnMut(usize) -> f64) -> Self {
         let mut scenario = Self::congestion(200e6, 3, seed);
-        scenario.name = "burst-joined".into();
-        scenario.phases = std::iter::repeat_n((), 7)
-            .flat_map(|()| [(20.0, 1), (10.0, 3)])
+        scenario.name = name.into();
+        scenario.phases = (0..8)
+            .flat_map(|burst| [(gap(burst), 1), (10.0, 3)])
             .map(|(seconds, active)| Phase {
                 seconds,
                 demand: Demand::Tcp,
@@ -191,20 +213,20 @@ impl Scenario {
         scenario
     }
 
-    /// Best-effort always sends; each two minutes a load that nobody limits takes half the link for 15 s.
+    /// Best-effort always sends; each four minutes a load that nobody limits takes half the link for 30 s.
     #[must_use]
     pub fn burst_foreign(seed: u64) -> Self {
         let mut scenario = Self::congestion(200e6, 3, seed);
         scenario.name = "burst-foreign".into();
         scenario.phases = vec![Phase {
-            seconds: 840.0,
+            seconds: 1_680.0,
             demand: Demand::Tcp,
             active: 3,
         }];
         scenario.link = std::iter::once((0.0, 200e6))
             .chain((0..7).flat_map(|burst| {
-                let at = 60.0 + 120.0 * f64::from(burst);
-                [(at, 100e6), (at + 15.0, 200e6)]
+                let at = 180.0 + 240.0 * f64::from(burst);
+                [(at, 100e6), (at + 30.0, 200e6)]
             }))
             .collect();
         scenario

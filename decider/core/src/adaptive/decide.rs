@@ -63,10 +63,10 @@ impl Control<'_> {
         self.learn_effect();
         self.note_levels();
         match worst.level {
-            Level::Violating => self.violating(worst),
+            Level::Violating => self.violating_noted(worst),
             Level::Early | Level::Calm => match self.another_suffers(worst.workload) {
                 Some(other) => hold(format!("{}, but {other} is above its target", worst.text)),
-                None => self.within(worst),
+                None => self.foresee(worst).unwrap_or_else(|| self.within(worst)),
             },
         }
     }

@@ -55,6 +55,47 @@ pub struct Memory {
     pub floors: Vec<Floor>,
     /// What best-effort's total does to critical latency, as far as it was seen.
     pub relation: Relation,
+    /// When load comes back. Forgotten when what was expected did not come.
+    pub forecast: Forecast,
+}
+
+/// What is known of load that comes back.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Forecast {
+    /// When load came, oldest first, at most 16.
+    pub onsets: Vec<Onset>,
+    /// What limits were lowered for, until it comes or fails to.
+    pub expected: Option<Expected>,
+    /// Forecasts that failed, less those that came true, at most 10: so many more seasons must fit before the next, up to two.
+    pub missed: u8,
+}
+
+/// The beginning of load.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Onset {
+    /// When, Unix milliseconds.
+    pub at_ms: i64,
+    /// What best-effort could safely have beside it, bits per second.
+    pub budget_bps: f64,
+}
+
+/// Load that is expected.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Expected {
+    /// When, Unix milliseconds.
+    pub at_ms: i64,
+    /// How much earlier or later it may be, milliseconds.
+    pub tolerance_ms: i64,
+    /// What best-effort may safely have beside it, bits per second.
+    pub budget_bps: f64,
+    /// The limit of each class before it was lowered, in the policy's order, bits per second.
+    pub before_bps: Vec<f64>,
+    /// The most that best-effort sends without it, bits per second.
+    pub total_bps: f64,
+    /// The least mean latency of critical requests since, milliseconds.
+    pub mean_ms: Option<f64>,
 }
 
 /// Where the loop stands.
@@ -189,6 +230,7 @@ impl Memory {
                         })
                 })
                 .collect(),
+            forecast: self.forecast.shaped(now_ms, policy.classes.len()),
             effect_ms: self
                 .effect_ms
                 .map(|ms| ms.clamp(-MOST_EFFECT_MS, MOST_EFFECT_MS)),

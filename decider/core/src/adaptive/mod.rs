@@ -25,6 +25,7 @@
 //! | within, mean or signal on the way up, last change was a raise | undo it, `LATENCY_GENTLE_THROTTLE` | `within.rs` |
 //! | within, pods at their limits, total below what the link is known to carry | raise, faster the farther away | `within.rs` |
 //! | within, at what the link is known to carry | after `patience_ms` half a percent more, doubling only above the old mark | `within.rs` |
+//! | within, and load is due that came back with a period so far | lower to what was safe beside it, `FORECAST_THROTTLE`; give it back if it does not come | `foresee.rs` |
 //! | within, limits unused | never a raise; back to what is known to be safe for all pods at once, `GUARD` | `within.rs` |
 //!
 //! Its pace is its own: a change counts as in force `effect_ms` after the decision, which is learned from when pods obey a cut; windows
@@ -34,11 +35,11 @@
 //!
 //! What it cannot do: tell a full link from a slow server without the few cuts that prove it; and best-effort that ignores loss (UDP, or many
 //! flows in slow start) sends more than the link carries, so that the first capacity is too high and is approached from above.
-//! Loads that come again and again are not foreseen.
 
 mod above;
 mod decide;
 mod elsewhere;
+mod foresee;
 mod memory;
 mod observe;
 mod relation;
@@ -56,7 +57,9 @@ use crate::{
 };
 
 use decide::{Control, Verdict};
-pub use memory::{Capacity, Change, Elsewhere, Episode, Floor, Memory, Phase, Streak};
+pub use memory::{
+    Capacity, Change, Elsewhere, Episode, Expected, Floor, Forecast, Memory, Onset, Phase, Streak,
+};
 pub use relation::{Bin, Expectation, Relation};
 
 /// Parameters of the law. An operator sets none of them; they are here so that they can be varied in replay.

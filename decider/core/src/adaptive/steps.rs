@@ -47,6 +47,14 @@ pub(super) fn lower_to(policy: &Policy, state: &mut State, level_bps: f64) {
     });
 }
 
+/// Raises every limit that is below its class's level, in the policy's order.
+pub(super) fn raise_to(policy: &Policy, state: &mut State, levels_bps: &[f64]) {
+    for ((class, limit), level_bps) in policy.classes.iter().zip(&mut state.limits).zip(levels_bps)
+    {
+        limit.limit_bps = class.clamp(limit.limit_bps.max(whole_kilobits(class, *level_bps)));
+    }
+}
+
 /// Multiplies every limit.
 pub(super) fn scale(policy: &Policy, state: &mut State, factor: f64) {
     each(policy, state, |class, limit_bps| {

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// The share of the budget that limits go to while nobody uses them: many flows that start at once are rougher than a steady load.
-const GUARDED: f64 = 0.96;
+pub(super) const GUARDED: f64 = 0.96;
 
 /// While no limit is known to hurt, limits grow by this factor.
 const GROWTH: f64 = 1.5;
