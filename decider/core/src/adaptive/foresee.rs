@@ -396,3 +396,124 @@ impl Control<'_> {
         Some(verdict)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START_MS: i64 = 1_000_000_000;
+
+    /// Onsets after the given times, each in seconds after the one before.
+    fn after(seconds: &[f64]) -> Forecast {
+        let mut forecast = Forecast::default();
+        let mut at_ms = START_MS;
+        forecast.note(at_ms, 100e6);
+        for seconds in seconds {
+            #[allow(clippy::cast_possible_truncation)]
+            let ms = (seconds * 1e3) as i64;
+            at_ms += ms;
+            forecast.note(at_ms, 100e6);
+        }
+        forecast
+    }
+
+    fn due_after_last(forecast: &Forecast) -> Option<i64> {
+        let last_ms = forecast.onsets.last()?.at_ms;
+        let due = forecast.due(last_ms + 1_000, 1_000)?;
+        Some((due.at_ms - last_ms) / 1_000)
+    }
+
+    #[test]
+    fn three_equal_times_between_onsets_make_a_period_and_two_do_not() {
+        assert_eq!(due_after_last(&after(&[30.0, 30.2])), None);
+        assert_eq!(due_after_last(&after(&[30.0, 30.2, 29.9])), Some(30));
+        assert_eq!(
+            due_after_last(&after(&[1800.0, 1805.0, 1795.0])),
+            Some(1_798)
+        );
+    }
+
+    #[test]
+    fn two_jobs_that_alternate_are_a_season_of_two() {
+        let forecast = after(&[40.0, 20.0, 40.0, 20.0, 40.0, 20.0]);
+        assert_eq!(due_after_last(&forecast), Some(40));
+        let forecast = after(&[20.0, 40.0, 20.0, 40.0, 20.0, 40.0]);
+        assert_eq!(due_after_last(&forecast), Some(20));
+    }
+
+    #[test]
+    fn irregular_onsets_and_periods_out_of_range_make_none() {
+        assert_eq!(due_after_last(&after(&[30.0, 33.0, 28.0, 31.5])), None);
+        assert_eq!(due_after_last(&after(&[7.0, 7.0, 7.0, 7.0])), None);
+        assert_eq!(due_after_last(&after(&[4_000.0; 5])), None);
+    }
+
+    #[test]
+    fn chance_makes_a_period_of_few_random_series() {
+        // A linear congruential generator: gaps evenly between 10 and 60 s.
+        let mut seed = 1_u64;
+        let mut found = 0;
+        for _ in 0..1_000 {
+            let gaps: Vec<f64> = (0..4)
+                .map(|_| {
+                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    #[allow(clippy::cast_precision_loss)]
+                    let unit = (seed >> 40) as f64 / f64::from(1_u32 << 24);
+                    10.0 + 50.0 * unit
+                })
+                .collect();
+            found += usize::from(due_after_last(&after(&gaps)).is_some());
+        }
+        assert!(found < 10, "{found} of 1000");
+    }
+
+    #[test]
+    fn after_a_forecast_that_failed_more_seasons_must_fit() {
+        let mut forecast = after(&[30.0; 3]);
+        forecast.missed = 1;
+        assert_eq!(due_after_last(&forecast), None);
+        let mut forecast = after(&[30.0; 4]);
+        forecast.missed = 1;
+        assert_eq!(due_after_last(&forecast), Some(30));
+    }
+
+    #[test]
+    fn what_was_due_and_passed_unseen_is_not_expected_any_more() {
+        let forecast = after(&[30.0; 4]);
+        let last_ms = START_MS + 4 * 30_000;
+        assert!(forecast.due(last_ms + 29_000, 1_000).is_some());
+        assert!(forecast.due(last_ms + 33_000, 1_000).is_none());
+    }
+
+    #[test]
+    fn onsets_are_bounded_and_near_ones_are_one() {
+        let forecast = after(&[12.0; 100]);
+        assert_eq!(forecast.onsets.len(), MOST_ONSETS);
+        assert_eq!(due_after_last(&forecast), Some(12));
+        assert_eq!(after(&[30.0, 3.0]).onsets.len(), 2);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_it_learn_anew() {
+        let forecast = after(&[30.0; 4]);
+        let now_ms = START_MS + 130_000;
+        assert_eq!(forecast.shaped(now_ms, 1), forecast);
+        assert_eq!(forecast.shaped(START_MS - 3_600_000, 1).onsets, []);
+        let mut forecast = forecast;
+        forecast.note(START_MS - 3_600_000, 1e6);
+        assert_eq!(forecast.onsets.len(), 1);
+    }
+
+    #[test]
+    fn what_pods_send_under_a_lower_limit_is_the_busiest_cut_and_the_rest_as_before() {
+        let usage = |pods, top_bps, total_bps| Seen {
+            start_ms: 0,
+            end_ms: 1_000,
+            total_bps,
+            classes: vec![(pods, top_bps)],
+        };
+        assert_eq!(beside(&usage(3.0, 190e6, 190e6), 60e6), 60e6);
+        assert_eq!(beside(&usage(3.0, 190e6, 195e6), 60e6), 65e6);
+        assert_eq!(beside(&usage(3.0, 65e6, 195e6), 30e6), 90e6);
+    }
+}
