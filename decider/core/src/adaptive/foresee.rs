@@ -373,9 +373,14 @@ impl Control<'_> {
                 worst.text,
                 seconds(late_ms / 100 * 100)
             );
-            return Some(self.change(Action::Increase, why, |policy, state| {
+            let verdict = self.change(Action::Increase, why, |policy, state| {
                 raise_to(policy, state, &expected.before_bps);
-            }));
+            });
+            if let Some(change) = &mut self.memory.change {
+                // Not towards the unknown: it held until a moment ago.
+                change.settling = true;
+            }
+            return Some(verdict);
         }
         expected.total_bps = expected.total_bps.min(usage.total_bps);
         expected.mean_ms =
