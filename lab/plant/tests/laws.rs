@@ -4,7 +4,7 @@ use laneguard_decider_core::{Action, adaptive, autorate, policy::Law, threshold}
 use laneguard_lab_plant::{
     generate::plant,
     run::{Record, run},
-    scenario::{Demand, Scenario},
+    scenario::{Demand, Phase, Scenario, Span},
     score::{Score, score},
     stability::{Stability, judge},
 };
@@ -173,4 +173,82 @@ fn a_plant_on_which_no_fixed_limit_meets_the_target_is_infeasible_and_any_other_
     scenario.min_bps = 2e6;
     assert_eq!(judge(&scenario, &score), Stability::Unstable);
     assert_eq!(judge(&scenario, &Score::default()), Stability::Stable);
+}
+
+#[test]
+fn a_slow_server_is_found_out_within_twenty_samples_and_bandwidth_returns_whatever_best_effort_does()
+ {
+    let phase = |seconds, demand| Phase {
+        seconds,
+        demand,
+        active: 3,
+    };
+    // From 60 s on each request takes 50 ms more.
+    let plans = [
+        ("idle", vec![phase(120.0, Demand::None)]),
+        (
+            "a part of the link",
+            vec![phase(120.0, Demand::Capped(30e6))],
+        ),
+        (
+            "its full share",
+            vec![phase(20.0, Demand::None), phase(100.0, Demand::Tcp)],
+        ),
+        (
+            "full 5 s before",
+            vec![phase(55.0, Demand::None), phase(65.0, Demand::Tcp)],
+        ),
+    ];
+    for (name, phases) in plans {
+        for seed in 1..=4 {
+            let mut scenario = Scenario::slow_server(seed);
+            scenario.phases.clone_from(&phases);
+            scenario.slow_server = Some(Span {
+                from: 60.0,
+                to: 120.0,
+                value: 50.0,
+            });
+            let record = run(&scenario, Some(&adaptive()));
+            let found = record
+                .decisions
+                .iter()
+                .find(|decision| decision.at > 60.0 && decision.action == Action::NotBandwidth)
+                .map(|decision| decision.at);
+            assert!(
+                found.is_some_and(|at| at < 80.0),
+                "{name}, seed {seed}: {found:?}"
+            );
+            let limit = |at: f64| {
+                let before = record.limits.iter().rev().find(|(since, _)| *since <= at);
+                before.map_or(0.0, |(_, limit)| *limit)
+            };
+            assert!(
+                limit(81.0) >= 0.9 * limit(60.0),
+                "{name}, seed {seed}: {} after {}",
+                limit(81.0),
+                limit(60.0)
+            );
+        }
+    }
+}
+
+#[test]
+fn when_the_link_fills_while_the_server_is_slow_the_finding_comes_in_time_too() {
+    for (load, from) in [(39.0, 40.0), (45.0, 40.0), (80.0, 40.0)] {
+        for seed in 1..=4 {
+            let mut scenario = Scenario::slow_server(seed);
+            scenario.phases[0].seconds = load;
+            scenario.phases[1].demand = Demand::Tcp;
+            let record = run(&scenario, Some(&adaptive()));
+            let found = record
+                .decisions
+                .iter()
+                .find(|decision| decision.at > from && decision.action == Action::NotBandwidth)
+                .map(|decision| decision.at - from);
+            assert!(
+                found.is_some_and(|after| after < 20.0),
+                "{load}, seed {seed}: {found:?}"
+            );
+        }
+    }
 }
