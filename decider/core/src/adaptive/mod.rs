@@ -6,14 +6,15 @@
 //!
 //! ```text
 //! capacity  C = (T - (1 - o) * T0) / (o + dD / w)    for the least and the greatest o that the share of slow requests allows;
-//!                                                    dD / w, because what filled the queue was sent and not carried
+//!                                                    dD / w, because what filled the queue was sent and not carried; twice
+//!                                                    that for C_low, as flows that overshoot lose up to as much again
 //! drain     limits to C_low * (1 - D / drain_ms)     a cut of 5 to 50 %, by which a queue of D is empty after drain_ms
 //! settle    limits to C_low * settle                 as soon as a window that began after the cut is calm
 //! ```
 //!
 //! If the limits themselves held the pods (some pod sent 97 % of its limit), `T` is no news about the link. After a raise, a queue that grew
-//! to `D` in a time `t` was filled at `1 + D / t` times what the link carries, and limits settle by that below the raise; otherwise the
-//! step is relative to `T`. Without usage the cut is `1 / sqrt(signal / target)`, within 0.5 and 0.85.
+//! to `D` in a time `t` was filled at `1 + D / t` times what the link carries, and limits settle by that below the raise, and if it was a
+//! step towards the unknown, no higher than before it; otherwise the step is relative to `T`. Without usage the cut is `1 / sqrt(signal / target)`, within 0.5 and 0.85.
 //!
 //! | what is seen | what is done | file |
 //! |---|---|---|
@@ -21,17 +22,21 @@
 //! | above target in a window that began before the last cut took effect | nothing: it saw the old queue | `above.rs` |
 //! | above target, and less so than in the window before | nothing: the queue drains | `above.rs` |
 //! | above target | cut, `CONGESTION_THROTTLE` | `above.rs` |
+//! | above target, and a queue may still have been draining since the last cut | at most another cut; it proves nothing about the cause | `above.rs` |
 //! | above target, and cuts to a twentieth or the minimum did not help, or best-effort was idle | give it all back, `NOT_BANDWIDTH`, or `CANNOT_BE_MET` if targets were never met | `elsewhere.rs` |
 //! | within, mean or signal on the way up, last change was a raise | undo it, `LATENCY_GENTLE_THROTTLE` | `within.rs` |
-//! | within, pods at their limits, total below what the link is known to carry | raise, faster the farther away | `within.rs` |
+//! | the same, but clean, no jump, and this total holds with 95 % | nothing: a busier link looks like this | `within.rs`, `relation.rs` |
+//! | within, pods at their limits, no limit known to hurt | half as much again | `within.rs` |
+//! | within, pods at their limits, a greater total was seen to hold | go there, 4 % at a time | `within.rs`, `relation.rs` |
+//! | within, pods at their limits, total below what hurt | raise, faster the farther away, no farther than targets hold with 90 % | `within.rs`, `relation.rs` |
 //! | within, at what the link is known to carry | after `patience_ms` half a percent more, doubling only above the old mark | `within.rs` |
 //! | within, and load is due that came back with a period so far | lower to what was safe beside it, `FORECAST_THROTTLE`; give it back if it does not come | `foresee.rs` |
 //! | within, limits unused | never a raise; back to what is known to be safe for all pods at once, `GUARD` | `within.rs` |
 //!
 //! Its pace is its own: a change counts as in force `effect_ms` after the decision, which is learned from when pods obey a cut; windows
 //! longer than a second stretch what waits. Several workloads: the worst governs, and a raise needs each of them calm, or idle, since the
-//! last change. Several classes: one level per pod for all, inside each one's bounds. What is learned is an average here and a bracket
-//! there (`memory.rs`): no machine learning.
+//! last change. Several classes: one level per pod for all, inside each one's bounds. What is learned is averages and
+//! brackets (`memory.rs`), and what each total of best-effort does to latency, with its uncertainty (`relation.rs`): no machine learning.
 //!
 //! What it cannot do: tell a full link from a slow server without the few cuts that prove it; and best-effort that ignores loss (UDP, or many
 //! flows in slow start) sends more than the link carries, so that the first capacity is too high and is approached from above.
