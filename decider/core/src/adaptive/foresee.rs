@@ -499,6 +499,25 @@ mod tests {
     }
 
     #[test]
+    fn the_whole_memory_of_onsets_takes_less_than_two_kibibytes_and_comes_back_from_storage() {
+        let mut forecast = Forecast::default();
+        for place in 0..100 {
+            forecast.note(1_795_000_000_000 + place * 30_123, 98_765_432.123_456_78);
+        }
+        forecast.expected = Some(Expected {
+            before_bps: vec![98_765_432.123_456_78; 8],
+            ..Expected::default()
+        });
+        let text = serde_json::to_string(&forecast).unwrap();
+        assert!(text.len() < 2_048, "{}", text.len());
+        assert_eq!(serde_json::from_str::<Forecast>(&text).unwrap(), forecast);
+        assert_eq!(
+            serde_json::from_str::<Forecast>("{}").unwrap(),
+            Forecast::default()
+        );
+    }
+
+    #[test]
     fn a_clock_that_is_set_back_makes_it_learn_anew() {
         let forecast = after(&[30.0; 4]);
         let now_ms = START_MS + 130_000;
