@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::decisions;
 use crate::event::Action;
 use crate::raw::{self, PhaseKind, PodAction};
-use crate::scenario::{Name, Scenario, missing_burst_at};
+use crate::scenario::{Demand, Name, Scenario, missing_burst_at};
 use crate::score::{self, Raw};
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -317,12 +317,32 @@ impl Run<'_> {
         }
     }
 
-    /// When the last pod reached the top, where it has no limit or the greatest there is.
+    /// When limits stopped holding anybody back, and when they reached the top, where there is no limit or the greatest.
     fn light_load(&self) -> Vec<Finding> {
         let Some(start) = self.start() else {
             return Vec::new();
         };
-        let mut reached = Some(start);
+        let after = |reached: Option<u64>| {
+            reached.map_or_else(
+                || format!("not within {:.0} s", seconds(start, self.end())),
+                |at| format!("after {:.0} s", seconds(start, at)),
+            )
+        };
+        let mut found = Vec::new();
+        if let Demand::Paced(wanted) = self.scenario.demand {
+            let enough = self.all_at_least(wanted);
+            let name = "every limit above what its pod wants";
+            found.push(finding(name, after(enough), Some(enough.is_some())));
+        }
+        let top = self.all_at_least(TOP_BPS);
+        let name = "every limit at the maximum or gone";
+        found.push(finding(name, after(top), Some(top.is_some())));
+        found
+    }
+
+    /// When the last pod's limit rose to so much and stayed there.
+    fn all_at_least(&self, bps: u64) -> Option<u64> {
+        let mut reached = self.start();
         for sender in self.scenario.senders() {
             let mut at_top = None;
             for event in &self.raw.pods {
@@ -330,7 +350,7 @@ impl Run<'_> {
                     continue;
                 }
                 match event.action {
-                    PodAction::Limited(bps) if bps < TOP_BPS => at_top = None,
+                    PodAction::Limited(limit) if limit < bps => at_top = None,
                     PodAction::Limited(_) | PodAction::Unlimited => {
                         at_top = at_top.or(Some(event.unix_ns));
                     }
@@ -339,15 +359,7 @@ impl Run<'_> {
             }
             reached = reached.zip(at_top).map(|(all, own)| all.max(own));
         }
-        let seen = reached.map_or_else(
-            || format!("not within {:.0} s", seconds(start, self.end())),
-            |at| format!("after {:.0} s", seconds(start, at)),
-        );
-        vec![finding(
-            "every limit at the maximum or gone",
-            seen,
-            Some(reached.is_some()),
-        )]
+        reached
     }
 
     fn failover(&self) -> Vec<Finding> {
