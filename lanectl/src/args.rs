@@ -45,6 +45,11 @@ pub enum Command {
     Record(Record),
     /// Run any control law over a record, and compare it with the recorded one in numbers and plots
     Replay(Replay),
+    /// Put the law in force, its shadows (`control.shadow`) and no control side by side: what to read in Observe mode before enforcing
+    ///
+    /// For each law: what it allowed all best-effort pods together (mean, least), the share of time in which it cut, changes a minute, violating windows,
+    /// and, as estimates against no control, violations avoided and goodput lost.
+    Compare(Compare),
     /// Give the pods back what was found before us, and touch them no more until `resume`
     Release(Named),
     /// Enforce a released policy again
@@ -132,6 +137,23 @@ pub struct Replay {
     /// Width of the plots, 40 to 400 [default: the terminal's, or 100]
     #[arg(long, value_name = "COLUMNS")]
     pub width: Option<u16>,
+}
+
+/// Which laws to compare, and over which time.
+#[derive(Debug, clap::Args)]
+pub struct Compare {
+    /// Which policy.
+    #[command(flatten)]
+    pub named: Named,
+    /// From a record, or decisions as lines of proto3 JSON; - for standard input [default: what the stream still has]
+    #[arg(value_name = "FILE", conflicts_with = "since")]
+    pub file: Option<PathBuf>,
+    /// From the stream: only decisions made at most this long ago
+    #[arg(long, default_value = "1h", value_parser = laneguard_proto::duration::parse, value_name = "DURATION")]
+    pub since: Duration,
+    /// How it is printed: a table for people, or JSON
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Stream,
 }
 
 /// What to do with policies.

@@ -2,6 +2,7 @@
 
 pub mod args;
 mod brake;
+mod compare;
 mod explain;
 mod file;
 mod name;
@@ -26,7 +27,7 @@ use laneguard_runtime::bus::{Bus, Producer};
 use laneguard_runtime::command_line::{self, EXIT_CONFIG};
 use laneguard_runtime::{ConfigError, shutdown, telemetry};
 
-use args::{Args, Command, Explain};
+use args::{Args, Command, Compare, Explain};
 
 /// Parses the command line, does what it says, and gives the exit code: 0 as asked, 64 bad configuration, 1 otherwise.
 pub fn run() -> ExitCode {
@@ -88,6 +89,7 @@ async fn act(args: &Args) -> anyhow::Result<()> {
         } => return verify::lines(&policy::read(file)?),
         Command::Explain(explain) if explain.file.is_some() => return explain_file(explain),
         Command::Replay(replay) => return replay::run(replay),
+        Command::Compare(compare) if compare.file.is_some() => return compare_file(compare),
         Command::Policy(command) => policy::to_apply(command)?,
         _ => Vec::new(),
     };
@@ -139,6 +141,10 @@ async fn act(args: &Args) -> anyhow::Result<()> {
         }
         // done above
         Command::Replay(_) => Ok(()),
+        Command::Compare(compare) => {
+            let token = name::token(&compare.named.policy, compare.named.namespace.as_deref())?;
+            compare::stream(&bus, &token, compare.since, compare.output).await
+        }
         Command::Release(named) => {
             let token = name::token(&named.policy, named.namespace.as_deref())?;
             brake::release(&bus, &token).await
@@ -151,6 +157,15 @@ async fn act(args: &Args) -> anyhow::Result<()> {
     };
     end.trigger();
     result
+}
+
+fn compare_file(args: &Compare) -> anyhow::Result<()> {
+    let Some(file) = &args.file else {
+        return Ok(());
+    };
+    let token = name::token(&args.named.policy, args.named.namespace.as_deref())?;
+    compare::record(recording::open(file)?, &token, args.output)
+        .with_context(|| file.display().to_string())
 }
 
 fn explain_file(args: &Explain) -> anyhow::Result<()> {
