@@ -7,11 +7,16 @@ pub mod collect;
 pub mod metric;
 pub mod stats;
 
+mod journey;
 mod json;
+mod loops;
+mod multiples;
 mod page;
+mod plot;
 mod strip;
 mod table;
 mod text;
+mod tradeoff;
 
 use std::fs;
 use std::path::{Path, PathBuf};

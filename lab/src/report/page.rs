@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use super::collect::{Collected, LawRuns, ScenarioRuns};
 use super::stats::Spread;
-use super::table;
 use super::text::{self, escape};
+use super::{loops, multiples, table, tradeoff};
 use crate::compare::session::Session;
 use crate::score::{JITTER_LIMIT_MS, P95_LIMIT_MS, RECOVERED_PERCENT};
 
@@ -164,6 +164,9 @@ fn section(runs: &ScenarioRuns) -> String {
     if runs.loads() > 2 {
         html.push_str(&table::loads(runs, &shown));
     }
+    html.push_str(&tradeoff::tradeoff(runs, &shown));
+    html.push_str(&multiples::multiples(runs, &shown));
+    html.push_str(&loops::loops(&shown));
     let _ = write!(
         html,
         "<details open><summary>Every run (◆ typical)</summary>{}</details></section>",
@@ -187,4 +190,150 @@ fn definitions() -> String {
          <li><b>Typical run</b>: the one in the middle by violating share, then goodput. Every number comes from the raw logs by the lab’s \
          score (<code>laneguard-lab score DIR</code>).</li></ul></footer>"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::session::Comparison;
+    use crate::report::collect::{Complete, Run};
+    use crate::score::series::{Second, Series};
+    use crate::score::{Latency, Load, Score};
+
+    fn complete(violating_percent: f64, goodput_percent: f64) -> Complete {
+        Complete {
+            began_ns: 1_795_534_615_000_000_000,
+            score: Score {
+                windows: 100,
+                violating: violating_percent as usize,
+                violating_percent,
+                latency: Latency {
+                    p50_ms: 1.0,
+                    p95_ms: 2.0,
+                    p99_ms: 3.0,
+                    max_ms: 4.0,
+                    jitter_ms: 1.0,
+                },
+                requests: 1000,
+                failed: 0,
+                loads: vec![Load {
+                    seconds: 2.0,
+                    windows: 2,
+                    violating: 0,
+                    protected_after_s: Some(0.0),
+                    recovered_after_s: None,
+                    goodput_bps: 1e8,
+                    critical_bps: 1e6,
+                    goodput_percent,
+                }],
+                goodput_percent,
+                fairness: Some(1.0),
+                limit_changes_per_minute: 1.0,
+                steady_limit_changes_per_minute: 1.0,
+                pods_restarted: 0,
+                machine_busy_percent: 20.0,
+                services: BTreeMap::new(),
+            },
+            series: Series {
+                seconds: 3.0,
+                windows: vec![Second {
+                    at_s: 0.0,
+                    p95_ms: None,
+                    jitter_ms: None,
+                    violating: true,
+                    goodput_bps: None,
+                }],
+                limits: vec![(0.0, None)],
+                loads: vec![(1.0, 3.0)],
+            },
+        }
+    }
+
+    fn law(name: &str, results: Vec<Result<Complete, String>>) -> LawRuns {
+        LawRuns {
+            spec: name.parse().unwrap(),
+            runs: (1..)
+                .zip(results)
+                .map(|(number, result)| Run {
+                    number,
+                    folder: format!("missing/{number}").into(),
+                    result,
+                })
+                .collect(),
+            failures: Vec::new(),
+        }
+    }
+
+    fn collected() -> Collected {
+        let scenario = serde_json::from_value(serde_json::json!({
+            "name": "congestion", "phases": [{"kind": "idle", "seconds": 1}, {"kind": "load", "seconds": 2}],
+            "link": {"rate_bps": 200_000_000, "fifo_bytes": 1_500_000}, "pods": 3, "flows": 4,
+            "requests_per_second": 200, "request_bytes": 512, "response_bytes": 512,
+            "scrape_interval_ms": 1000, "buckets": "default"
+        }));
+        Collected {
+            comparison: Some(Comparison {
+                sessions: vec![Session {
+                    command: "cargo xtask lab compare --laws '<script>'".to_owned(),
+                    ..Session::default()
+                }],
+                ..Comparison::default()
+            }),
+            scenarios: vec![ScenarioRuns {
+                spec: "congestion".parse().unwrap(),
+                scenario: scenario.ok(),
+                laws: vec![
+                    law(
+                        "Adaptive",
+                        vec![Ok(complete(1.0, 95.0)), Err("it broke & burnt".to_owned())],
+                    ),
+                    law("Threshold", vec![Ok(complete(9.0, 70.0))]),
+                    law("Fixed:50M", vec![Ok(complete(0.0, 75.0))]),
+                    law("Fixed:60M", vec![Ok(complete(0.0, 90.0))]),
+                    law("Fixed:70M", vec![Ok(complete(90.0, 97.0))]),
+                ],
+            }],
+        }
+    }
+
+    #[test]
+    fn the_page_needs_nothing_from_elsewhere() {
+        let html = page(&collected());
+        for reference in [
+            "http:", "https:", "src=", "url(", "@import", "<script", "<link",
+        ] {
+            assert!(!html.contains(reference), "{reference}");
+        }
+    }
+
+    #[test]
+    fn every_law_has_its_row_and_of_the_fixed_limits_the_best() {
+        let html = page(&collected());
+        for law in ["Adaptive", "Threshold", "Fixed:60M"] {
+            assert!(html.contains(&format!("<tr data-law=\"{law}\">")), "{law}");
+        }
+        assert!(!html.contains("<tr data-law=\"Fixed:50M\">"));
+        // but its run is listed, and it is a point of the curve
+        assert!(html.contains("<tr><th>Fixed:50M</th>"));
+        assert!(html.contains("text-anchor=\"middle\">50M</text>"));
+    }
+
+    #[test]
+    fn targets_are_judged_and_a_run_without_a_result_is_not_hidden() {
+        let html = page(&collected());
+        assert!(html.contains("met 1/1"));
+        assert!(html.contains("missed 0/1"));
+        assert!(html.contains("1 run, 1 incomplete"));
+        assert!(html.contains("no result: it broke &amp; burnt"));
+        assert!(html.contains("not known: cannot use the raw log"));
+    }
+
+    #[test]
+    fn a_scenario_without_any_result_still_has_a_page() {
+        let mut collected = collected();
+        collected.scenarios[0].scenario = None;
+        collected.scenarios[0].laws = vec![law("none", vec![Err("stopped".to_owned())])];
+        let html = page(&collected);
+        assert!(html.contains("no data") && html.contains("no result: stopped"));
+    }
 }

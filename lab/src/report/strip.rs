@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use super::metric::Target;
 use super::stats::Spread;
 
-const WIDTH: f64 = 104.0;
+const WIDTH: f64 = 84.0;
 const HEIGHT: f64 = 16.0;
-const EDGE: f64 = 5.0;
+const EDGE: f64 = 4.0;
 
 /// The values of all laws that one scale must hold: from zero to the greatest that is finite.
 pub(super) fn scale(values: impl Iterator<Item = f64>, target: Option<Target>) -> f64 {
@@ -90,6 +90,6 @@ mod tests {
         assert_eq!(scale(values.into_iter(), Some(Target::Below(3.0))), 3.0);
         assert_eq!(scale([].into_iter(), None), 0.0);
         // a scale of nothing still draws
-        assert!(strip(&[0.0], 0.0, None).contains("cx=\"5.0\""));
+        assert!(strip(&[0.0], 0.0, None).contains("cx=\"4.0\""));
     }
 }

@@ -40,8 +40,9 @@ pub(super) fn laws(runs: &ScenarioRuns, laws: &[&LawRuns], best_fixed: Option<&L
         };
         let _ = write!(
             html,
-            "<tr data-law=\"{name}\"><th>{name}{mark}<small>{}</small></th>",
+            "<tr data-law=\"{name}\"><th>{name}{mark}<small>{}</small>{}</th>",
             count_words(law),
+            met_words(runs, law, &metrics),
             name = escape(&law.spec.to_string()),
         );
         for (metric, greatest) in metrics.iter().zip(&scales) {
@@ -56,6 +57,23 @@ pub(super) fn laws(runs: &ScenarioRuns, laws: &[&LawRuns], best_fixed: Option<&L
     }
     html.push_str("</tbody></table></div>");
     html
+}
+
+/// How many of the targets the medians meet.
+fn met_words(runs: &ScenarioRuns, law: &LawRuns, metrics: &[Metric]) -> String {
+    let judged: Vec<bool> = metrics
+        .iter()
+        .filter_map(|metric| {
+            let target = metric.target(runs.spec.word())?;
+            let spread = Spread::of(law.values(*metric))?;
+            Some(target.is_met(spread.median))
+        })
+        .collect();
+    if judged.len() < 2 {
+        return String::new();
+    }
+    let met = judged.iter().filter(|met| **met).count();
+    format!("<small>{met} of {} targets met</small>", judged.len())
 }
 
 fn count_words(law: &LawRuns) -> String {
