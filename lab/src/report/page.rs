@@ -224,6 +224,7 @@ mod tests {
                     recovered_after_s: None,
                     goodput_bps: 1e8,
                     critical_bps: 1e6,
+                    room_bps: 199e6,
                     goodput_percent,
                 }],
                 goodput_percent,
