@@ -104,7 +104,11 @@ pub fn findings(scenario: &Scenario, raw: &Raw, decisions: &[Decided]) -> Vec<Fi
     };
     let mut found = match scenario.name {
         Name::Congestion | Name::Demo | Name::Udp => Vec::new(),
-        Name::Burst | Name::BurstRandom | Name::BurstForeign => run.bursts(),
+        Name::Burst
+        | Name::BurstRandom
+        | Name::BurstForeign
+        | Name::BurstJoined
+        | Name::BurstJoinedMissing => run.bursts(),
         Name::BurstMissing => run.missing_burst(),
         Name::CapacityDrop => run.protected("the drop", is_rate),
         Name::SlowServer => run.slow_server(),
@@ -186,7 +190,7 @@ impl Run<'_> {
         vec![finding(name, seen, Some(after.is_some()))]
     }
 
-    /// Each span of foreign traffic, or each load phase where there is none.
+    /// Each span of foreign traffic, or each load phase in which all pods send where there is none.
     fn spans(&self) -> Vec<(u64, u64)> {
         if self.scenario.has_foreign() {
             let events = self.raw.events.iter();
@@ -204,8 +208,9 @@ impl Run<'_> {
         self.raw
             .phases
             .windows(2)
-            .filter(|pair| pair[0].kind == PhaseKind::Load)
-            .map(|pair| (pair[0].unix_ns, pair[1].unix_ns))
+            .zip(&self.scenario.phases)
+            .filter(|(pair, phase)| pair[0].kind == PhaseKind::Load && phase.pods.is_none())
+            .map(|(pair, _)| (pair[0].unix_ns, pair[1].unix_ns))
             .collect()
     }
 

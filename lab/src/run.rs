@@ -285,7 +285,7 @@ impl<'a> Lab<'a> {
                 // Pods that are moving send when all have arrived.
                 if !begun && self.is_placed() {
                     begun = true;
-                    self.begin(bulk, length)?;
+                    self.begin(bulk, phase.pods, length)?;
                 }
                 bulk.check()?;
             }
@@ -297,10 +297,12 @@ impl<'a> Lab<'a> {
         Ok(())
     }
 
-    fn begin(&self, bulk: &mut Bulk, length: Duration) -> anyhow::Result<()> {
+    fn begin(&self, bulk: &mut Bulk, pods: Option<u8>, length: Duration) -> anyhow::Result<()> {
+        let all = self.senders.len();
+        let sending = pods.map_or(all, |pods| usize::from(pods).min(all));
         bulk.begin(
             &self.network,
-            &self.senders,
+            &self.senders[..sending],
             self.scenario.flows,
             self.scenario.demand,
             // Longer than the phase, so that only the lab ends it.

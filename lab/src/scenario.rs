@@ -42,6 +42,10 @@ pub enum Name {
     Burst,
     /// Eight bursts of random length after random pauses (--seed)
     BurstRandom,
+    /// One pod always sends; eight times, every 30 s, the others join it for 10 s
+    BurstJoined,
+    /// The same six times, but the seventh burst does not come
+    BurstJoinedMissing,
     /// Best-effort always sends; six times, every 30 s, foreign traffic takes 60 % of the link for 10 s
     BurstForeign,
     /// The same, but the sixth burst does not come
@@ -92,9 +96,12 @@ pub struct Phase {
     pub kind: PhaseKind,
     /// For how long, in seconds.
     pub seconds: u64,
+    /// How many of the best-effort pods send in it; unset: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<u8>,
 }
 
-/// The plan of a run as text: `idle:20,load:90`.
+/// The plan of a run as text: `idle:20,load:90`, and `load:20/1` where only one pod sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Phases(pub Vec<Phase>);
 
@@ -104,15 +111,28 @@ impl FromStr for Phases {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let phase = |part: &str| {
             let (word, seconds) = part.split_once(':').ok_or_else(|| {
-                format!("{part:?} is not of the form idle:SECONDS or load:SECONDS")
+                format!(
+                    "{part:?} is not of the form idle:SECONDS, load:SECONDS or load:SECONDS/PODS"
+                )
             })?;
+            let (seconds, pods) = match seconds.split_once('/') {
+                Some((seconds, pods)) => match pods.parse() {
+                    Ok(pods @ 1..) => (seconds, Some(pods)),
+                    _ => return Err(format!("{pods:?} is not a number of pods from 1 to 255")),
+                },
+                None => (seconds, None),
+            };
             let kind = match word {
                 "idle" => PhaseKind::Idle,
                 "load" => PhaseKind::Load,
                 _ => return Err(format!("{word:?} is neither idle nor load")),
             };
             match seconds.parse() {
-                Ok(seconds @ 1..=86_400) => Ok(Phase { kind, seconds }),
+                Ok(seconds @ 1..=86_400) => Ok(Phase {
+                    kind,
+                    seconds,
+                    pods,
+                }),
                 _ => Err(format!(
                     "{seconds:?} is not a number of seconds from 1 to 86400"
                 )),
@@ -132,6 +152,9 @@ impl fmt::Display for Phases {
         for (index, phase) in self.0.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
             write!(f, "{comma}{}:{}", phase.kind.word(), phase.seconds)?;
+            if let Some(pods) = phase.pods {
+                write!(f, "/{pods}")?;
+            }
         }
         Ok(())
     }

@@ -42,6 +42,8 @@ pub(super) fn planned(name: Name, rate_bps: u64, pods: u8, seed: u64) -> Planned
             let phases = (0..8).flat_map(|_| [idle(PERIOD - BURST), load(BURST)]);
             plan(phases.collect(), Demand::Tcp, Vec::new())
         }
+        Name::BurstJoined => plan(joined_bursts(8, PERIOD - BURST), Demand::Tcp, Vec::new()),
+        Name::BurstJoinedMissing => plan(joined_bursts(6, 60), Demand::Tcp, Vec::new()),
         Name::BurstRandom => plan(random_bursts(seed), Demand::Tcp, Vec::new()),
         Name::BurstForeign => plan(once(10, 200), Demand::Tcp, foreign_bursts(6, rate(60))),
         Name::BurstMissing => plan(once(10, 200), Demand::Tcp, foreign_bursts(5, rate(60))),
@@ -89,6 +91,7 @@ fn idle(seconds: u64) -> Phase {
     Phase {
         kind: PhaseKind::Idle,
         seconds,
+        pods: None,
     }
 }
 
@@ -96,7 +99,20 @@ fn load(seconds: u64) -> Phase {
     Phase {
         kind: PhaseKind::Load,
         seconds,
+        pods: None,
     }
+}
+
+/// One pod sends, and so many times, after each 20 s, the others join it for 10 s; it ends with that one pod alone.
+fn joined_bursts(count: usize, last_s: u64) -> Vec<Phase> {
+    let alone = |seconds| Phase {
+        pods: Some(1),
+        ..load(seconds)
+    };
+    let mut phases = vec![idle(10)];
+    phases.extend((0..count).flat_map(|_| [alone(PERIOD - BURST), load(BURST)]));
+    phases.push(alone(last_s));
+    phases
 }
 
 fn at(at_s: u64, action: Action) -> Event {
