@@ -146,6 +146,8 @@ pub fn policy(variables: &Variables) -> Result<Option<Entry>, ConfigError> {
                 min,
                 max: Some(max),
             },
+            weight: 1.0,
+            sacrifice: 0,
         }],
         actuation: Actuation::Live,
         control: Control {
@@ -275,6 +277,7 @@ fn critical(variables: &Variables, targets: &[Target]) -> Result<Vec<Critical>, 
                 workload: name.to_owned(),
                 namespace: Some(namespace.to_owned()),
                 targets: targets.to_vec(),
+                tolerate: None,
             }),
             _ => Err(bad(format!("`{part}` is not namespace/name"))),
         })

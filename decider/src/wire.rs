@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use laneguard_decider_core::policy::{Class, Critical, Law, Policy, Targets};
+use laneguard_decider_core::policy::{Class, Critical, Law, Policy, Targets, Tolerance};
 use laneguard_decider_core::sample::{Quality, Sample, Usage};
 use laneguard_decider_core::{adaptive, autorate, drop_rate, headroom, threshold, watermark};
 use laneguard_proto::duration::timestamp_to_ms;
@@ -172,6 +172,10 @@ fn critical(critical: &policy::Critical, namespace: &str) -> Result<Critical, Re
             mean_ms: critical.target_ms(Metric::Mean),
             jitter_ms: critical.target_ms(Metric::Jitter),
         },
+        tolerate: critical.tolerate.map(|tolerate| match tolerate {
+            policy::Tolerate::Windows { windows, of } => Tolerance { windows, of },
+            policy::Tolerate::InARow(windows) => Tolerance::in_a_row(windows),
+        }),
     })
 }
 
@@ -180,6 +184,8 @@ fn class(class: &policy::BestEffort) -> Class {
         name: class.class.clone(),
         min_bps: class.bandwidth.min_bps(),
         max_bps: class.bandwidth.max_bps(),
+        weight: class.weight,
+        sacrifice: class.sacrifice,
     }
 }
 
@@ -343,6 +349,29 @@ mod tests {
         assert_eq!(parameters.margin_ratio, 2.0);
         assert_eq!(parameters.margin_drops, 5.0);
         assert_eq!(parameters.increase_step_bps, 1e6);
+    }
+
+    #[test]
+    fn tolerance_weight_and_order_reach_the_core() {
+        let mut spec = spec();
+        spec["critical"][0]["tolerate"] = json!({"windows": 2, "of": 20});
+        spec["critical"][1]["tolerate"] = json!({"inARow": 3});
+        spec["bestEffort"][1]["weight"] = json!(0.5);
+        spec["bestEffort"][1]["sacrifice"] = json!(7);
+        let plan = Plan::from_json(&entry("lanectl", "factory", &spec)).unwrap();
+        let policy = plan.law.unwrap();
+        let tolerances = [2, 20, 2, 3];
+        let found = policy.critical.iter().filter_map(|c| c.tolerate);
+        assert_eq!(
+            found.flat_map(|t| [t.windows, t.of]).collect::<Vec<_>>(),
+            tolerances
+        );
+        let classes: Vec<_> = policy
+            .classes
+            .iter()
+            .map(|c| (c.weight, c.sacrifice))
+            .collect();
+        assert_eq!(classes, [(1.0, 0), (0.5, 7)]);
     }
 
     #[test]

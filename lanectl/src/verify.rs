@@ -122,18 +122,14 @@ mod tests {
             now_ms: 1_764_000_000_000,
             policy: Policy {
                 law: laneguard_decider_core::policy::Law::Threshold(Default::default()),
-                critical: vec![Critical {
-                    workload: "factory_robot".into(),
-                    targets: Targets {
+                critical: vec![Critical::new(
+                    "factory_robot",
+                    Targets {
                         p95_ms: Some(10.0),
                         ..Targets::default()
                     },
-                }],
-                classes: vec![Class {
-                    name: "bulk".into(),
-                    min_bps: 10e6,
-                    max_bps: 1e9,
-                }],
+                )],
+                classes: vec![Class::new("bulk", 10e6, 1e9)],
             },
             state: State::new([("bulk", 5e6)]),
             samples: Vec::new(),

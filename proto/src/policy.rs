@@ -27,6 +27,12 @@ pub const DEFAULT_CEILING_BPS: f64 = 1e9;
 
 /// Most critical workloads of a policy: what is remembered and recorded of them must fit into a message.
 pub const MOST_CRITICAL: usize = 256;
+/// Most windows that a tolerance may look back upon.
+pub const MOST_WINDOWS: u8 = 100;
+/// Least weight of a class.
+pub const LEAST_WEIGHT: f64 = 0.01;
+/// Greatest weight of a class.
+pub const MOST_WEIGHT: f64 = 100.0;
 /// Most classes of a policy, as above.
 pub const MOST_CLASSES: usize = 64;
 
@@ -184,6 +190,62 @@ pub struct Critical {
     pub namespace: Option<String>,
     /// What must hold, at least one target.
     pub targets: Vec<Target>,
+    /// How often it may not. Unset: every window counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerate: Option<Tolerate>,
+}
+
+/// How often targets may be missed before that counts, in the laws Threshold and Adaptive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "WrittenTolerate", into = "WrittenTolerate")]
+pub enum Tolerate {
+    /// In at most this many windows of any so many.
+    Windows {
+        /// Windows that may be above, less than `of`.
+        windows: u8,
+        /// 1 to [`MOST_WINDOWS`].
+        of: u8,
+    },
+    /// Until so many windows in a row are above, 1 to [`MOST_WINDOWS`].
+    InARow(u8),
+}
+
+/// [`Tolerate`] as people write it.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WrittenTolerate {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    windows: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    of: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    in_a_row: Option<u8>,
+}
+
+impl TryFrom<WrittenTolerate> for Tolerate {
+    type Error = &'static str;
+
+    fn try_from(written: WrittenTolerate) -> Result<Self, Self::Error> {
+        match (written.windows, written.of, written.in_a_row) {
+            (Some(windows), Some(of), None) => Ok(Self::Windows { windows, of }),
+            (None, None, Some(windows)) => Ok(Self::InARow(windows)),
+            _ => Err("tolerate is either {windows: m, of: k} or {inARow: n}"),
+        }
+    }
+}
+
+impl From<Tolerate> for WrittenTolerate {
+    fn from(tolerate: Tolerate) -> Self {
+        let (windows, of, in_a_row) = match tolerate {
+            Tolerate::Windows { windows, of } => (Some(windows), Some(of), None),
+            Tolerate::InARow(windows) => (None, None, Some(windows)),
+        };
+        Self {
+            windows,
+            of,
+            in_a_row,
+        }
+    }
 }
 
 /// One target: the metric stays at or below a bound.
@@ -228,6 +290,25 @@ pub struct BestEffort {
     /// The limits' bounds.
     #[serde(default)]
     pub bandwidth: Bounds,
+    /// Its share relative to the other classes', per pod, [`LEAST_WEIGHT`] to [`MOST_WEIGHT`]. Read by the law Adaptive.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub weight: f64,
+    /// The order in which classes give up: smaller numbers go to their minimum first and get it back last; equal ones give up together.
+    /// Read by the law Adaptive.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sacrifice: u32,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn is_one(weight: &f64) -> bool {
+    *weight == 1.0
+}
+
+fn is_zero(order: &u32) -> bool {
+    *order == 0
 }
 
 /// Bounds of a class's limit, per pod.
@@ -447,7 +528,7 @@ impl Critical {
                 return Err(PolicyError::new(at("targets.metric"), "is named twice"));
             }
         }
-        Ok(())
+        self.tolerate.map_or(Ok(()), |t| t.validate(at))
     }
 
     /// The target for a metric in milliseconds, if there is one.
@@ -473,6 +554,24 @@ impl Critical {
     }
 }
 
+impl Tolerate {
+    fn validate(self, at: &impl Fn(&str) -> String) -> Result<(), PolicyError> {
+        let (field, looked_at) = match self {
+            Self::Windows { windows, of } if windows >= of => {
+                let problem = format!("is {windows}, not less than of, {of}");
+                return Err(PolicyError::new(at("tolerate.windows"), problem));
+            }
+            Self::Windows { of, .. } => ("tolerate.of", of),
+            Self::InARow(windows) => ("tolerate.inARow", windows),
+        };
+        if !(1..=MOST_WINDOWS).contains(&looked_at) {
+            let problem = format!("is {looked_at}, not from 1 to {MOST_WINDOWS}");
+            return Err(PolicyError::new(at(field), problem));
+        }
+        Ok(())
+    }
+}
+
 impl BestEffort {
     fn validate(&self, at: &impl Fn(&str) -> String) -> Result<(), PolicyError> {
         self.class
@@ -492,6 +591,13 @@ impl BestEffort {
                 at("bandwidth.min"),
                 format!("is {}, the least is 1M", self.bandwidth.min),
             ));
+        }
+        if !(LEAST_WEIGHT..=MOST_WEIGHT).contains(&self.weight) {
+            let problem = format!(
+                "is {}, not from {LEAST_WEIGHT} to {MOST_WEIGHT}",
+                self.weight
+            );
+            return Err(PolicyError::new(at("weight"), problem));
         }
         match self.bandwidth.max {
             Some(max) if max < self.bandwidth.min => Err(PolicyError::new(
@@ -538,6 +644,7 @@ fn object_name(field: impl Into<String>, name: &str) -> Result<(), PolicyError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn example() -> serde_json::Value {
         serde_json::json!({
@@ -588,6 +695,11 @@ mod tests {
         };
         let critical = example()["spec"]["critical"][0].clone();
         let class = example()["spec"]["bestEffort"][0].clone();
+        let with_field = |object: &serde_json::Value, field: &str, value: serde_json::Value| {
+            let mut object = object.clone();
+            object[field] = value;
+            object
+        };
         let mut explicit = critical.clone();
         explicit["namespace"] = "factory".into();
         for (path, value, named) in [
@@ -635,10 +747,14 @@ mod tests {
                 vec![critical.clone(); 257].into(),
                 "the most is 256",
             ),
-            ("/spec/bestEffort", vec![class; 65].into(), "the most is 64"),
+            (
+                "/spec/bestEffort",
+                vec![class.clone(); 65].into(),
+                "the most is 64",
+            ),
             (
                 "/spec/critical",
-                serde_json::json!([critical, explicit]),
+                serde_json::json!([critical.clone(), explicit]),
                 "spec.critical[1].workload: is named twice",
             ),
             (
@@ -666,6 +782,36 @@ mod tests {
                 "/spec",
                 with("control", serde_json::json!({"dropRate": {"margin": 1e16}})),
                 "spec.control.dropRate.margin",
+            ),
+            (
+                "/spec/critical/0",
+                with_field(&critical, "tolerate", json!({"windows": 3, "of": 3})),
+                "spec.critical[0].tolerate.windows: is 3, not less than of, 3",
+            ),
+            (
+                "/spec/critical/0",
+                with_field(&critical, "tolerate", json!({"windows": 3, "of": 101})),
+                "spec.critical[0].tolerate.of: is 101",
+            ),
+            (
+                "/spec/critical/0",
+                with_field(&critical, "tolerate", json!({"inARow": 0})),
+                "spec.critical[0].tolerate.inARow: is 0",
+            ),
+            (
+                "/spec/critical/0",
+                with_field(&critical, "tolerate", json!({"inARow": 2, "of": 3})),
+                "either {windows: m, of: k} or {inARow: n}",
+            ),
+            (
+                "/spec/bestEffort/0",
+                with_field(&class, "weight", 0.into()),
+                "spec.bestEffort[0].weight: is 0, not from 0.01 to 100",
+            ),
+            (
+                "/spec/bestEffort/0",
+                with_field(&class, "sacrifice", (-1).into()),
+                "-1",
             ),
             ("/spec", with("idleAfter", "25h".into()), "spec.idleAfter"),
         ] {

@@ -12,6 +12,7 @@
 //! | What do other systems do, for comparison? | [`watermark`], [`headroom`], [`autorate`] |
 //! | What will come next, if it came with a period so far? | [`holt_winters`] |
 //! | When may a wish become a change (cooldown, agreement, bounds)? | `pace.rs` |
+//! | How often may targets be missed? | `tolerance.rs` |
 //! | What does the operator read? | `reason.rs` |
 //! | What would other laws have done? | [`shadow`] |
 //!
@@ -32,6 +33,7 @@ pub mod shadow;
 mod share;
 pub mod state;
 pub mod threshold;
+mod tolerance;
 pub mod watermark;
 
 use serde::{Deserialize, Serialize};

@@ -44,6 +44,8 @@ pub(crate) enum Standing {
     Unknown(String),
     /// Nothing to complain about.
     Healthy(Reading),
+    /// Above a target, in a window that is tolerated: no reason to throttle and none to raise.
+    Tolerated(Reading),
     /// Best-effort traffic is to get less.
     Violating {
         /// The law's word for it.
@@ -212,6 +214,13 @@ fn reach_verdict(state: &State, judgements: &[Judgement], pace: &Pace) -> Result
                 reading.text
             ));
         }
+    }
+    let mut tolerated = named().filter_map(|(workload, judgement)| match &judgement.standing {
+        Standing::Tolerated(reading) => Some((workload, reading)),
+        _ => None,
+    });
+    if let Some((workload, reading)) = tolerated.next() {
+        return Err(format!("{workload}: {}", reading.text));
     }
     if let Some(memory) = state.workloads.iter().find(|memory| !memory.advanced) {
         return Err(format!(

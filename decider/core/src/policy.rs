@@ -8,12 +8,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{adaptive, autorate, drop_rate, headroom, threshold, watermark};
 
+pub use crate::tolerance::{MOST_WINDOWS, Tolerance};
+
 /// Smallest lower bound of a class in bits per second: below it Cilium reads a value as *unlimited*.
 pub const LEAST_LIMIT_BPS: f64 = 1e6;
 /// Most critical workloads of one policy; bounds the state.
 pub const MOST_CRITICAL: usize = 256;
 /// Most classes of one policy; bounds the state.
 pub const MOST_CLASSES: usize = 64;
+
+/// Least weight of a class.
+pub const LEAST_WEIGHT: f64 = 0.01;
+/// Greatest weight of a class.
+pub const MOST_WEIGHT: f64 = 100.0;
 
 /// Longest name: a namespace and a name of a Kubernetes object and `_` between.
 const LONGEST_NAME: usize = 63 + 1 + 253;
@@ -38,6 +45,21 @@ pub struct Critical {
     pub workload: String,
     /// What must not be exceeded.
     pub targets: Targets,
+    /// How often they may be. Unset: every window counts. Read by the laws `Threshold` and `Adaptive`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerate: Option<Tolerance>,
+}
+
+impl Critical {
+    /// A workload of which every window counts.
+    #[must_use]
+    pub fn new(workload: impl Into<String>, targets: Targets) -> Self {
+        Self {
+            workload: workload.into(),
+            targets,
+            tolerate: None,
+        }
+    }
 }
 
 /// Upper bounds of the signals of one workload. Unset: not judged.
@@ -66,9 +88,43 @@ pub struct Class {
     pub min_bps: f64,
     /// Never raised above this, in bits per second; at least `min_bps`.
     pub max_bps: f64,
+    /// Its share of what is there, relative to the others': a limit is this times a level that all have in common, inside the bounds.
+    /// From [`LEAST_WEIGHT`] to [`MOST_WEIGHT`], default 1. Read by the law `Adaptive`; the others treat every class alike.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub weight: f64,
+    /// The order in which classes give up: those with smaller numbers go to their minimum before greater ones give anything, and get it back
+    /// after them. Default 0: all together. Read by the law `Adaptive`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sacrifice: u32,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_one(weight: &f64) -> bool {
+    *weight == 1.0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_zero(order: &u32) -> bool {
+    *order == 0
 }
 
 impl Class {
+    /// A class of weight 1 that gives up together with the others.
+    #[must_use]
+    pub fn new(name: impl Into<String>, min_bps: f64, max_bps: f64) -> Self {
+        Self {
+            name: name.into(),
+            min_bps,
+            max_bps,
+            weight: one(),
+            sacrifice: 0,
+        }
+    }
+
     /// Brings a limit inside the bounds. NaN, an unknown limit, becomes the maximum, where a class without history starts.
     #[must_use]
     pub fn clamp(&self, limit_bps: f64) -> f64 {
@@ -147,6 +203,9 @@ impl Policy {
             // Only Threshold and Adaptive judge targets.
             let needed = matches!(self.law, Law::Threshold(_) | Law::Adaptive(_));
             critical.targets.validate(&field, needed)?;
+            if let Some(tolerance) = critical.tolerate {
+                tolerance.validate(&format!("{field}.tolerate"))?;
+            }
         }
         seen.clear();
         for class in &self.classes {
@@ -166,6 +225,12 @@ impl Policy {
                 class.max_bps,
                 class.min_bps,
                 LARGEST,
+            )?;
+            in_range(
+                &format!("{field}.weight"),
+                class.weight,
+                LEAST_WEIGHT,
+                MOST_WEIGHT,
             )?;
         }
         match &self.law {
@@ -295,19 +360,15 @@ mod tests {
     fn policy() -> Policy {
         Policy {
             law: Law::Threshold(threshold::Parameters::default()),
-            critical: vec![Critical {
-                workload: "factory_robot".into(),
-                targets: Targets {
+            critical: vec![Critical::new(
+                "factory_robot",
+                Targets {
                     p95_ms: Some(10.0),
                     jitter_ms: Some(5.0),
                     ..Targets::default()
                 },
-            }],
-            classes: vec![Class {
-                name: "bulk".into(),
-                min_bps: 10e6,
-                max_bps: 1e9,
-            }],
+            )],
+            classes: vec![Class::new("bulk", 10e6, 1e9)],
         }
     }
 
@@ -382,6 +443,16 @@ mod tests {
                 "classes[bulk].min_bps"
             );
         }
+        for bad in [0.0, 101.0, f64::NAN] {
+            assert_eq!(
+                refused(|p| p.classes[0].weight = bad),
+                "classes[bulk].weight"
+            );
+        }
+        assert_eq!(
+            refused(|p| p.critical[0].tolerate = Some(Tolerance { windows: 3, of: 3 })),
+            "critical[factory_robot].tolerate.windows"
+        );
         for bad in [9e6, f64::NAN, f64::INFINITY] {
             assert_eq!(
                 refused(|p| p.classes[0].max_bps = bad),

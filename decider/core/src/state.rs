@@ -12,6 +12,9 @@ use crate::{adaptive, autorate, policy::Policy};
 pub struct State {
     /// The limit in force of each class.
     pub limits: Vec<Limit>,
+    /// Pods of each class in the policy's order as counted last, kept where classes have weights or an order (law `Adaptive`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<f64>,
     /// What is known of each critical workload.
     pub workloads: Vec<Workload>,
     /// When a law last changed a limit, Unix milliseconds; unset: never. The cooldown counts from here.
@@ -47,6 +50,10 @@ pub struct Workload {
     /// The newest window that was measured (laws `Threshold`, `DropRate`): it counts once, however many samples show it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
+    /// How many windows ago each window came that was above a target, the newest last; kept for workloads that tolerate some, bounded by
+    /// [`crate::policy::MOST_WINDOWS`] (laws `Threshold`, `Adaptive`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missed: Vec<u8>,
     /// Whether a usable sample came since the last verdict. A raise needs one of every workload.
     pub advanced: bool,
     /// Moving averages of the signals.

@@ -18,6 +18,9 @@
 //! averages stay, nothing is raised, and what other signals and workloads show still throttles. Cooldown, the two
 //! agreeing evaluations that a turn needs, and bounds are in `pace.rs`.
 //!
+//! Where a workload tolerates some windows above target (`tolerance.rs`), these neither throttle nor raise. Every class takes the same step,
+//! as with the predecessor: weights and the order of sacrifice are `Adaptive`'s.
+//!
 //! The law does not ask whether a sample's window began before its last change took effect; the cooldown stands for that.
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +33,7 @@ use crate::{
     reason::number,
     sample::Sample,
     state::{Smoothed, State, Workload},
+    tolerance::tolerated,
 };
 
 /// Parameters of the law; unset ones take the predecessor's defaults.
@@ -145,9 +149,12 @@ fn judge(
 ) -> Judgement {
     // Which signals the newest measured sample had: an old average must not stand in for a value that is missing now.
     let mut present = [true; SIGNALS.len()];
+    let mut tolerance = None;
     let max_age_ms = parameters.max_sample_age_ms;
     let news = take_in_once(now_ms, max_age_ms, memory, samples, |memory, sample| {
         present = smooth(parameters.alpha, &critical.targets, memory, sample);
+        let is_above = is_above(&critical.targets, &mut memory.smoothed, present);
+        tolerance = tolerated(critical.tolerate, &mut memory.missed, is_above);
         let missing = SIGNALS
             .iter()
             .zip(present)
@@ -177,10 +184,31 @@ fn judge(
             news.unknown,
         )
     };
+    let standing = match (standing, tolerance) {
+        (Standing::Violating { mut reading, .. }, Some(tolerance)) => {
+            reading.text = format!("{}, {tolerance}", reading.text);
+            Standing::Tolerated(reading)
+        }
+        (standing, _) => standing,
+    };
     Judgement {
         is_new: news.is_new,
         standing,
     }
+}
+
+/// Whether an average of a signal that the newest window had is above its target.
+fn is_above(targets: &Targets, smoothed: &mut Smoothed, present: [bool; SIGNALS.len()]) -> bool {
+    SIGNALS
+        .iter()
+        .zip(present)
+        .filter(|(_, present)| *present)
+        .any(|(signal, _)| {
+            let average = *(signal.smoothed)(smoothed);
+            average
+                .zip((signal.target)(targets))
+                .is_some_and(|(value, target)| value > target)
+        })
 }
 
 /// Takes one sample into the averages and says which signals it had. A signal without target is forgotten, so that no old

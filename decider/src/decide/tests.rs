@@ -31,14 +31,13 @@ prop_compose! {
         } else {
             Law::Threshold(threshold::Parameters { alpha, cooldown_ms, increase_step_bps: step, ..Default::default() })
         };
-        let critical = |workload: &str| Critical {
-            workload: workload.into(),
-            targets: Targets { p95_ms: Some(p95_ms), jitter_ms, ..Targets::default() },
+        let critical = |workload: &str| {
+            Critical::new(workload, Targets { p95_ms: Some(p95_ms), jitter_ms, ..Targets::default() })
         };
         Policy {
             law,
             critical: vec![critical("a_x"), critical("b_y")],
-            classes: (0..classes).map(|n| Class { name: format!("c{n}"), min_bps, max_bps: min_bps + range }).collect(),
+            classes: (0..classes).map(|n| Class::new(format!("c{n}"), min_bps, min_bps + range)).collect(),
         }
     }
 }
@@ -167,18 +166,14 @@ fn inputs() -> Inputs {
         now_ms: NOW_MS,
         policy: Policy {
             law: Law::Threshold(threshold::Parameters::default()),
-            critical: vec![Critical {
-                workload: "a_x".into(),
-                targets: Targets {
+            critical: vec![Critical::new(
+                "a_x",
+                Targets {
                     p95_ms: Some(10.0),
                     ..Targets::default()
                 },
-            }],
-            classes: vec![Class {
-                name: "c0".into(),
-                min_bps: 10e6,
-                max_bps: 1e9,
-            }],
+            )],
+            classes: vec![Class::new("c0", 10e6, 1e9)],
         },
         state: State::new([("c0", 1e8)]),
         samples: Vec::new(),
@@ -234,11 +229,7 @@ fn a_decision_without_its_inputs_says_what_is_missing() {
 fn behind_a_gate_nothing_changes_and_unknown_limits_are_absent() {
     let mut inputs = inputs();
     inputs.gate = Some(Gate::Unplaced { class: "c1".into() });
-    inputs.policy.classes.push(Class {
-        name: "c1".into(),
-        min_bps: 10e6,
-        max_bps: 1e9,
-    });
+    inputs.policy.classes.push(Class::new("c1", 10e6, 1e9));
     let evaluation = inputs.decide();
     assert_eq!(evaluation.action, Action::Hold);
     assert_eq!(evaluation.state, inputs.state);

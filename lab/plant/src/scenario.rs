@@ -378,15 +378,8 @@ impl Scenario {
     pub fn policy(&self, law: Law) -> Policy {
         Policy {
             law,
-            critical: vec![Critical {
-                workload: WORKLOAD.into(),
-                targets: self.targets,
-            }],
-            classes: vec![Class {
-                name: CLASS.into(),
-                min_bps: self.min_bps,
-                max_bps: self.max_bps,
-            }],
+            critical: vec![Critical::new(WORKLOAD, self.targets)],
+            classes: vec![Class::new(CLASS, self.min_bps, self.max_bps)],
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{
     decide::{Control, FIRM, LEAST_STEP, Verdict, hold},
     memory::{Capacity, Change, Episode, Phase},
     observe::{Finding, Seen},
-    steps::{are_used, is_out_of_reach, level_for, lower_to, scale},
+    steps::{are_used, is_out_of_reach, level_for, lower_to, scale, settling},
 };
 
 /// A cut takes away at least and at most this share.
@@ -399,10 +399,7 @@ impl Control<'_> {
             episode.give_back *= change.undo.max(1.0);
             // From where the cut really went: a bound may have stopped it.
             episode.settle = match cut {
-                Cut::To { settle, .. } => {
-                    let limits = self.state.limits.iter().map(|limit| limit.limit_bps);
-                    settle / limits.fold(f64::MIN_POSITIVE, f64::max)
-                }
+                Cut::To { level, settle } => settling(self.policy, self.state, level, settle),
                 Cut::By { settle, .. } => settle * change.undo,
             };
         }

@@ -258,7 +258,7 @@ impl Control<'_> {
         self.memory.testing = false;
         change(self.policy, self.state);
         if before != self.state.limits {
-            let undo = undo(&before, &self.state.limits);
+            let undo = undo(self.policy, &before, self.state);
             self.memory.change = Some(Change {
                 at_ms: self.now_ms,
                 up: undo < 1.0,

@@ -35,8 +35,9 @@
 //!
 //! Its pace is its own: a change counts as in force `effect_ms` after the decision, which is learned from when pods obey a cut; windows
 //! longer than a second stretch what waits. Several workloads: the worst governs, and a raise needs each of them calm, or idle, since the
-//! last change. Several classes: one level per pod for all, inside each one's bounds. What is learned is averages and
-//! brackets (`memory.rs`), and what each total of best-effort does to latency, with its uncertainty (`relation.rs`): no machine learning.
+//! last change. Several classes: one level per pod and unit of weight, and an order in which they give up, inside each one's bounds
+//! (`steps.rs`). What is learned is averages and brackets (`memory.rs`), and what each total of best-effort does to latency, with its
+//! uncertainty (`relation.rs`): no machine learning.
 //!
 //! What it cannot do: tell a full link from a slow server without the few cuts that prove it; and best-effort that ignores loss (UDP, or many
 //! flows in slow start) sends more than the link carries, so that the first capacity is too high and is approached from above.
@@ -135,6 +136,7 @@ pub(crate) fn evaluate(
         &mut memory.floors,
         samples,
     );
+    steps::count_pods(policy, &mut state, seen.usage.as_ref());
     let before: Vec<f64> = state.limits.iter().map(|limit| limit.limit_bps).collect();
     for (class, limit) in policy.classes.iter().zip(&mut state.limits) {
         limit.limit_bps = class.clamp(limit.limit_bps);

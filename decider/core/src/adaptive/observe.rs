@@ -6,6 +6,7 @@ use crate::{
     reason::{and_more, number},
     sample::Sample,
     state::State,
+    tolerance::tolerated,
 };
 
 use super::memory::Floor;
@@ -139,9 +140,15 @@ pub(super) fn observe(
             continue;
         }
         floors[index].seen_until_ms = Some(sample.window_end_ms);
-        let Some(finding) = judge(index, critical, &floors[index], sample) else {
+        let Some(mut finding) = judge(index, critical, &floors[index], sample) else {
             continue;
         };
+        let is_above = finding.level == Level::Violating;
+        if let Some(tolerance) = tolerated(critical.tolerate, &mut memory.missed, is_above) {
+            // No reason to cut, none to raise, and none to learn a floor from.
+            finding.level = Level::Early;
+            finding.text = format!("{}, {tolerance}", finding.text);
+        }
         seen.findings.push(finding);
     }
     if let Some(why) = &mut seen.unknown {

@@ -7,11 +7,11 @@ use laneguard_decider_core::{
     },
     Evaluation, adaptive,
     adaptive::Phase,
-    policy::{Law, Policy},
+    policy::{Law, Policy, Tolerance},
     sample::{Quality, Sample, Usage},
 };
 
-use crate::fixture::{Loop, ROBOT, SCANNER, milliseconds, policy as any_policy};
+use crate::fixture::{Loop, ROBOT, SCANNER, class, milliseconds, policy as any_policy};
 
 fn policy(workloads: &[&str]) -> Policy {
     Policy {
@@ -352,4 +352,60 @@ fn usage_that_is_older_than_the_congestion_is_not_taken_for_the_capacity() {
         );
     }
     assert!(trace.0.state.limits[0].limit_bps < 1000e6);
+}
+
+#[test]
+fn a_tolerated_window_is_no_reason_to_cut_and_the_one_after_is() {
+    let mut policy = policy(&[ROBOT]);
+    policy.critical[0].tolerate = Some(Tolerance { windows: 1, of: 20 });
+    let mut trace = Trace::after_calm(policy);
+    let evaluation = trace.evaluate(sending(198.0, steady(ROBOT, 4.0, 61.0)));
+    assert_eq!(evaluation.action, Hold);
+    assert!(
+        evaluation
+            .reason
+            .contains("1 of the 1 in 20 windows it tolerates"),
+        "{}",
+        evaluation.reason
+    );
+    assert_eq!(
+        trace.see(sending(198.0, steady(ROBOT, 5.0, 61.0))).0,
+        CongestionThrottle
+    );
+}
+
+#[test]
+fn a_class_to_be_sacrificed_gives_all_it_has_before_another_gives_anything() {
+    let mut policy = policy(&[ROBOT]);
+    policy.classes = vec![
+        class("bulk", 10.0, 1000.0),
+        class("scavenger", 10.0, 1000.0),
+    ];
+    policy.classes[0].sacrifice = 1;
+    let mut trace = Trace(Loop::new(policy, 1000.0));
+    let sends = |mbit: [f64; 2], sample: Sample| Sample {
+        usage: ["bulk", "scavenger"]
+            .iter()
+            .zip(mbit)
+            .map(|(class, mbit)| Usage {
+                class: (*class).into(),
+                total_bps: mbit * 1e6,
+                pods: 1,
+                top_pod_bps: mbit * 1e6,
+                ..Usage::default()
+            })
+            .collect(),
+        ..sample
+    };
+    for end in [1.0, 2.0, 3.0] {
+        trace.see(sends([0.0; 2], steady(ROBOT, end, 1.0)));
+    }
+    let cut = trace.evaluate(sends([99.0; 2], steady(ROBOT, 4.0, 61.0)));
+    // As without order: 198 / 1.06 carried, for 60 ms of queue grew within a second, times 0.8.
+    let limits: Vec<f64> = cut.limits.iter().map(|l| l.after_bps / 1e6).collect();
+    assert_eq!(limits, [139.434, 10.0], "{}", cut.reason);
+    // 198 / 1.06 * 0.97 in all, and whoever gave up first is still the last.
+    let settled = trace.evaluate(sends([139.4, 10.0], steady(ROBOT, 6.0, 1.0)));
+    let limits: Vec<f64> = settled.limits.iter().map(|l| l.after_bps / 1e6).collect();
+    assert_eq!(limits, [171.189, 10.0], "{}", settled.reason);
 }

@@ -13,22 +13,18 @@ pub(crate) const SCANNER: &str = "factory_scanner";
 
 /// The predecessor's targets.
 pub(crate) fn critical(workload: &str) -> Critical {
-    Critical {
-        workload: workload.into(),
-        targets: Targets {
+    Critical::new(
+        workload,
+        Targets {
             p95_ms: Some(10.0),
             jitter_ms: Some(5.0),
             ..Targets::default()
         },
-    }
+    )
 }
 
 pub(crate) fn class(name: &str, min_mbit: f64, max_mbit: f64) -> Class {
-    Class {
-        name: name.into(),
-        min_bps: min_mbit * 1e6,
-        max_bps: max_mbit * 1e6,
-    }
+    Class::new(name, min_mbit * 1e6, max_mbit * 1e6)
 }
 
 /// The predecessor's policy: one class `bulk` from 10 to 1000 Mbit/s.

@@ -2,7 +2,7 @@
 
 use laneguard_decider_core::{
     Action, Evaluation, adaptive, autorate, drop_rate, evaluate, headroom,
-    policy::{Class, Critical, Law, Policy, Targets},
+    policy::{Class, Critical, Law, Policy, Targets, Tolerance},
     sample::{Quality, Sample, Usage},
     state::State,
     threshold, watermark,
@@ -116,10 +116,23 @@ fn policy_of(law: impl Strategy<Value = Law>) -> impl Strategy<Value = Policy> {
             jitter_ms,
         },
     );
-    let class = (1e6..1e8_f64, 0.0..1e9_f64);
+    let class = (
+        1e6..1e8_f64,
+        0.0..1e9_f64,
+        prop_oneof![Just(1.0), 0.01..=100.0_f64],
+        prop_oneof![2 => Just(0), 1 => 0..3_u32],
+    );
+    let tolerance = prop::option::of((1..=100_u8, 0.0..1.0_f64).prop_map(|(of, share)| {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let windows = (f64::from(of) * share) as u8;
+        Tolerance {
+            windows: windows.min(of - 1),
+            of,
+        }
+    }));
     (
         law,
-        prop::collection::vec(critical, 1..=2),
+        prop::collection::vec((critical, tolerance), 1..=2),
         prop::collection::vec(class, 1..=3),
     )
         .prop_map(|(law, targets, bounds)| Policy {
@@ -127,18 +140,18 @@ fn policy_of(law: impl Strategy<Value = Law>) -> impl Strategy<Value = Policy> {
             critical: WORKLOADS
                 .iter()
                 .zip(targets)
-                .map(|(workload, targets)| Critical {
-                    workload: (*workload).into(),
-                    targets,
+                .map(|(workload, (targets, tolerate))| Critical {
+                    tolerate,
+                    ..Critical::new(*workload, targets)
                 })
                 .collect(),
             classes: ["bulk", "scavenger", "third"]
                 .iter()
                 .zip(bounds)
-                .map(|(name, (min_bps, room_bps))| Class {
-                    name: (*name).into(),
-                    min_bps,
-                    max_bps: min_bps + room_bps,
+                .map(|(name, (min_bps, room_bps, weight, sacrifice))| Class {
+                    weight,
+                    sacrifice,
+                    ..Class::new(*name, min_bps, min_bps + room_bps)
                 })
                 .collect(),
         })

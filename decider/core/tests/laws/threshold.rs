@@ -2,7 +2,7 @@
 
 use laneguard_decider_core::{
     Action::{self, CongestionThrottle, Hold, Increase, LatencyGentleThrottle},
-    policy::{Law, Targets},
+    policy::{Law, Targets, Tolerance},
     sample::{Quality, Sample},
     state::State,
 };
@@ -450,4 +450,26 @@ fn a_scrape_that_lacks_a_signal_lacks_it_however_often_it_is_asked_for() {
         assert_eq!((action, limit), (Action::Hold, 500.0));
         assert_eq!(bench.state.workloads[0].evidence, None);
     }
+}
+
+#[test]
+fn windows_that_are_tolerated_neither_throttle_nor_raise() {
+    let mut policy = unsmoothed(&[ROBOT]);
+    policy.critical[0].tolerate = Some(Tolerance { windows: 2, of: 20 });
+    let mut control = Loop::new(policy, 500.0);
+    for n in 0..2_u32 {
+        let sample = latency(ROBOT, u64::from(n) + 1, f64::from(n), 2.0, 30.0);
+        let evaluation = control.evaluate(f64::from(n), &[sample]);
+        assert_eq!(evaluation.action, Action::Hold);
+        let told = format!("{} of the 2 in 20 windows it tolerates", n + 1);
+        assert!(evaluation.reason.contains(&told), "{}", evaluation.reason);
+    }
+    // the same window again is no third one
+    let mut again = latency(ROBOT, 3, 1.0, 2.0, 30.0);
+    again.observed_at_ms += 500;
+    assert_eq!(control.step(1.5, &[again]).0, Action::Hold);
+    assert_eq!(
+        control.robot(3.0, 2.0, 30.0).0,
+        Action::LatencyGentleThrottle
+    );
 }
