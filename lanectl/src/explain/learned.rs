@@ -34,7 +34,10 @@ pub(super) fn facts(policy: &Policy, state: &State, at_ms: i64) -> Vec<Fact> {
                 let unknown = fields
                     .iter()
                     .filter(|(key, _)| !TOLD.contains(&key.as_str()));
-                facts.extend(unknown.filter_map(|(key, value)| generic(key, value)));
+                facts.extend(unknown.filter_map(|(key, value)| match key.as_str() {
+                    "forecast" => forecast(value, at_ms),
+                    key => generic(key, value),
+                }));
             }
             facts
         }
@@ -90,7 +93,7 @@ pub(super) fn next_raise(policy: &Policy, state: &State, at_ms: i64) -> Option<S
 }
 
 /// Fields of the memory that sentences below tell, and counters that tell an operator nothing.
-const TOLD: [&str; 21] = [
+const TOLD: [&str; 22] = [
     "phase",
     "change",
     "effect_ms",
@@ -112,6 +115,7 @@ const TOLD: [&str; 21] = [
     "testing",
     "floors",
     "pending",
+    "relation",
 ];
 
 fn adaptive(
@@ -146,6 +150,9 @@ fn adaptive(
             "what hurt last",
             "Nothing yet: best-effort was never found to harm critical traffic.",
         ));
+    }
+    if let Some(text) = relation_text(in_all(policy, state, memory), memory) {
+        facts.push(fact("experience", text));
     }
     facts.push(fact("the loop", loop_text(memory)));
     match memory.phase {
@@ -228,6 +235,33 @@ fn capacity_text(policy: &Policy, state: &State, memory: &Memory) -> String {
             )
         }
     }
+}
+
+/// What amounts of best-effort were seen to do, and how likely what limits allow now holds.
+fn relation_text(allowed: Option<f64>, memory: &Memory) -> Option<String> {
+    let relation = &memory.relation;
+    let (first, last) = (relation.bins.first()?, relation.bins.last()?);
+    let seen = format!(
+        "Amounts from {} to {} were seen lately",
+        mbit(first.total_bps()),
+        mbit(last.total_bps())
+    );
+    let chance = allowed.and_then(|allowed| Some((allowed, relation.expect(allowed)?)));
+    let chance = chance.map_or_else(String::new, |(allowed, expectation)| {
+        format!(
+            "; targets are expected to hold in {} of 100 windows at {}, what limits now allow",
+            number((100.0 * expectation.holds()).round()),
+            mbit(allowed)
+        )
+    });
+    let changes = match relation.changes {
+        0 => String::new(),
+        changes => format!(
+            " The network was found changed, and the experience forgotten, {}.",
+            count(changes.into(), "time")
+        ),
+    };
+    Some(format!("{seen}{chance}.{changes}"))
 }
 
 fn loop_text(memory: &Memory) -> String {
@@ -394,6 +428,51 @@ fn paced_raise(
     )
 }
 
+/// Load that comes back: when it came, and what is expected. `None`: nothing came yet.
+fn forecast(value: &Value, at_ms: i64) -> Option<Fact> {
+    let time = |value: &Value| {
+        value
+            .get("at_ms")
+            .and_then(Value::as_f64)
+            .map(|at_ms| at_ms as i64)
+    };
+    let onsets: Vec<i64> = value
+        .get("onsets")?
+        .as_array()?
+        .iter()
+        .filter_map(time)
+        .collect();
+    let last = *onsets.last()?;
+    let came = format!(
+        "Load began {} lately, the last time at {}",
+        count(onsets.len() as u64, "time"),
+        later(last, at_ms)
+    );
+    let between = match onsets.as_slice() {
+        [.., before, last] => format!(", {} after the time before", duration(last - before)),
+        _ => String::new(),
+    };
+    let expected = value.get("expected").and_then(time).map_or_else(
+        || " Nothing is expected now.".to_owned(),
+        |expected| {
+            format!(
+                " It is expected again at {}, and limits make room for it.",
+                later(expected, at_ms)
+            )
+        },
+    );
+    let missed = match value.get("missed").and_then(Value::as_f64) {
+        Some(missed) if missed > 0.0 => {
+            format!(" Forecasts that failed lately: {}.", number(missed))
+        }
+        _ => String::new(),
+    };
+    Some(fact(
+        "load that comes back",
+        format!("{came}{between}.{expected}{missed}"),
+    ))
+}
+
 /// A part of the memory that this command has no words for: its numbers, by name. `None`: there is nothing in it.
 fn generic(key: &str, value: &Value) -> Option<Fact> {
     let mut told = Vec::new();
@@ -479,6 +558,18 @@ mod tests {
         );
         assert_eq!(generic("relation", &Value::Null), None);
         assert_eq!(generic("relation", &json!({"a": null, "b": {}})), None);
+    }
+
+    #[test]
+    fn load_that_comes_back_is_told_with_what_is_expected() {
+        let at_ms = 1_764_000_000_000_i64;
+        let value = json!({"onsets": [{"at_ms": at_ms - 90_000}, {"at_ms": at_ms - 30_000}], "expected": {"at_ms": at_ms + 30_000}, "missed": 1});
+        let text = forecast(&value, at_ms).unwrap().text;
+        assert_eq!(
+            text,
+            "Load began 2 times lately, the last time at 15:59:30.0 (30 s before this decision), 60 s after the time before. It is expected again at 16:00:30.0 (30 s after this decision), and limits make room for it. Forecasts that failed lately: 1."
+        );
+        assert_eq!(forecast(&json!({"onsets": []}), at_ms), None);
     }
 
     #[test]
