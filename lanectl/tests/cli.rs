@@ -390,7 +390,7 @@ fn a_recorded_run_is_replayed_under_another_law_with_a_page() {
     assert!(
         text.lines()
             .skip_while(|line| !line.contains('│'))
-            .all(|line| line.chars().count() <= 100)
+            .all(|line| line.chars().count() <= 80)
     );
     let html = std::fs::read_to_string(&page).unwrap();
     std::fs::remove_file(&page).unwrap();

@@ -133,7 +133,7 @@ pub(super) fn plot(
         (rows - 1, "x 0.1".to_owned()),
     ];
     put(
-        "worst signal as a multiple of its target, recorded (above the dotted line: missed)",
+        "worst signal / target, recorded (above the dotted line: missed)",
         &chart(&signal, scale, rows, Some(1.0)),
         &labels,
     );
@@ -141,8 +141,8 @@ pub(super) fn plot(
         let (begin, end) = (clock(first.at_ms), clock(last.at_ms));
         let gap = count.saturating_sub(begin.len() + end.len());
         out.push_str(&format!(
-            "{:LABEL$} {begin}{:gap$}{end} UTC; logarithmic scales\n",
-            "", ""
+            "{:LABEL$} {begin}{:gap$}{end}\n{:LABEL$} times in UTC, scales logarithmic\n",
+            "", "", ""
         ));
     }
     out
