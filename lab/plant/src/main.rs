@@ -1,7 +1,7 @@
 //! Prints what each law does on the model, and how like the kernel network the model is:
 //!
 //! - `laneguard-lab-plant table [LAW] [--plant FILE]`
-//! - `random COUNT|SEED,SEED,.. [LAW]`
+//! - `random COUNT|SEED,SEED,.. [LAW] [--json FILE]`; the law `Unstable` is made so on purpose and must be flagged; the file gets one plant a line
 //! - `trace SCENARIO [LAW] [SEED] [--plant FILE]`
 //! - `fit DIR... [--out FILE]` reads runs of the lab and writes a plant for `--plant`
 //! - `check DIR... [--plant FILE]` replays their limits and compares; without a plant, each run on the plant fitted to the others
@@ -17,7 +17,7 @@ use laneguard_lab_plant::{
     run::run,
     scenario::Scenario,
     score::{Score, score},
-    stability::{Outcome, Stability, survey},
+    stability::{Outcome, Stability, survey, unstable},
 };
 
 mod measured_commands;
@@ -112,6 +112,7 @@ fn command(mut arguments: Vec<String>) -> Result<ExitCode, Box<dyn Error>> {
         .map(|path| measured_commands::read(&path))
         .transpose()?;
     let out = option(&mut arguments, "--out")?;
+    let json = option(&mut arguments, "--json")?;
     let argument = |index: usize| arguments.get(index).map(String::as_str);
     let number = |index: usize, default: u64| {
         argument(index)
@@ -121,17 +122,18 @@ fn command(mut arguments: Vec<String>) -> Result<ExitCode, Box<dyn Error>> {
     match argument(0) {
         None | Some("table") => table(argument(1), fitted.as_ref()),
         Some("random") => {
-            return Ok(random(
+            return random(
                 argument(1).unwrap_or("1000"),
                 argument(2).unwrap_or("Adaptive"),
-            ));
+                json.as_deref(),
+            );
         }
         Some("trace") => trace(
             argument(1).unwrap_or("congestion 200"),
             argument(2).unwrap_or("Adaptive"),
             number(3, 1),
             fitted.as_ref(),
-        ),
+        )?,
         Some("fit") => measured_commands::run_fit(&arguments[1..], out.as_deref())?,
         Some("check") => measured_commands::run_check(&arguments[1..], fitted.as_ref())?,
         Some(other) => {
@@ -153,11 +155,16 @@ fn option(arguments: &mut Vec<String>, name: &str) -> Result<Option<String>, Str
     Ok(Some(arguments.remove(index)))
 }
 
-fn law(name: &str, link_bps: f64) -> Option<Law> {
-    laws(link_bps)
-        .into_iter()
-        .find(|(other, _)| *other == name)
-        .and_then(|(_, law)| law)
+/// The law of this name; `None` without control.
+fn law(name: &str, link_bps: f64) -> Result<Option<Law>, String> {
+    if name == "Unstable" {
+        return Ok(Some(unstable(link_bps)));
+    }
+    let mut known = laws(link_bps).into_iter();
+    let found = known.find(|(other, _)| *other == name);
+    found
+        .map(|(_, law)| law)
+        .ok_or_else(|| format!("there is no law {name:?}"))
 }
 
 #[allow(clippy::cast_precision_loss)]
@@ -216,17 +223,25 @@ fn table(only: Option<&str>, fitted: Option<&Fitted>) {
 }
 
 /// `argument` is how many seeds from 0 on, or a list of them: `8462,3239`.
-fn random(argument: &str, law_name: &str) -> ExitCode {
-    let parsed: Result<Vec<u64>, _> = argument.split(',').map(str::parse).collect();
-    let seeds = match parsed {
-        Ok(numbers) if argument.contains(',') => numbers,
-        Ok(numbers) => (0..numbers.iter().copied().sum()).collect(),
-        Err(error) => {
-            eprintln!("random {argument:?}: neither a count nor a list of seeds: {error}");
-            return ExitCode::from(64);
-        }
+fn random(argument: &str, law_name: &str, json: Option<&str>) -> Result<ExitCode, Box<dyn Error>> {
+    let numbers: Vec<u64> = argument
+        .split(',')
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .map_err(|error| {
+            format!("random {argument:?}: neither a count nor a list of seeds: {error}")
+        })?;
+    let seeds = match numbers.as_slice() {
+        [count] => (0..*count).collect(),
+        _ => numbers,
     };
-    let mut outcomes = survey(&seeds, |scenario| law(law_name, scenario.link_bps(0.0)));
+    law(law_name, 1e9)?;
+    let mut outcomes = survey(&seeds, |scenario| {
+        law(law_name, scenario.link_bps(0.0)).unwrap_or_default()
+    });
+    if let Some(path) = json {
+        measured_commands::write_lines(path, &outcomes)?;
+    }
     let listed = |is: &dyn Fn(&Outcome) -> bool| -> Vec<u64> {
         let found = outcomes.iter().filter(|outcome| is(outcome));
         found.map(|outcome| outcome.seed).collect()
@@ -280,11 +295,11 @@ fn random(argument: &str, law_name: &str) -> ExitCode {
             score.starved_seconds
         );
     }
-    if failures.iter().all(|(_, seeds)| seeds.is_empty()) {
+    Ok(if failures.iter().all(|(_, seeds)| seeds.is_empty()) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    }
+    })
 }
 
 fn percentile(sorted: &[f64], percent: usize) -> f64 {
@@ -294,7 +309,7 @@ fn percentile(sorted: &[f64], percent: usize) -> f64 {
         .unwrap_or(0.0)
 }
 
-fn trace(name: &str, law_name: &str, seed: u64, fitted: Option<&Fitted>) {
+fn trace(name: &str, law_name: &str, seed: u64, fitted: Option<&Fitted>) -> Result<(), String> {
     let scenario = match name
         .strip_prefix("random ")
         .and_then(|seed| seed.parse().ok())
@@ -305,11 +320,10 @@ fn trace(name: &str, law_name: &str, seed: u64, fitted: Option<&Fitted>) {
             .find(|scenario| scenario.name.starts_with(name)),
     };
     let Some(scenario) = scenario else {
-        eprintln!("there is no scenario {name:?}");
-        return;
+        return Err(format!("there is no scenario {name:?}"));
     };
     println!("{scenario:?}");
-    let record = run(&scenario, law(law_name, scenario.link_bps(0.0)).as_ref());
+    let record = run(&scenario, law(law_name, scenario.link_bps(0.0))?.as_ref());
     for decision in &record.decisions {
         println!(
             "{:7.2} {:24} {:8.2} {}",
@@ -320,4 +334,5 @@ fn trace(name: &str, law_name: &str, seed: u64, fitted: Option<&Fitted>) {
         );
     }
     println!("{:?}", score(&scenario, &record));
+    Ok(())
 }

@@ -1,6 +1,6 @@
-//! The binary's `fit` and `check`: on stdout what a person reads, in a file what other commands take.
+//! The binary's `fit` and `check`, and what it keeps in files: on stdout what a person reads, in a file what other programs take.
 
-use std::{error::Error, fs, path::Path};
+use std::{error::Error, fmt::Write as _, fs, path::Path};
 
 use laneguard_lab_plant::fit::{
     Fitted,
@@ -16,6 +16,18 @@ const SEEDS: u64 = 5;
 pub(crate) fn read(path: &str) -> Result<Fitted, Box<dyn Error>> {
     let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
     Ok(serde_json::from_str(&text).map_err(|error| format!("{path}: {error}"))?)
+}
+
+/// Writes values as JSON, one a line.
+pub(crate) fn write_lines<T: serde::Serialize>(
+    path: &str,
+    values: &[T],
+) -> Result<(), Box<dyn Error>> {
+    let mut text = String::new();
+    for value in values {
+        writeln!(text, "{}", serde_json::to_string(value)?)?;
+    }
+    Ok(fs::write(path, text).map_err(|error| format!("{path}: {error}"))?)
 }
 
 fn measured(folders: &[String]) -> Result<Vec<Measured>, Box<dyn Error>> {

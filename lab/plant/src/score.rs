@@ -1,5 +1,7 @@
 //! What a run is worth, by the lab's definitions (`lab/src/score.rs`), and whether the loop was stable.
 
+use serde::Serialize;
+
 use crate::{
     link::Request,
     run::Record,
@@ -17,7 +19,7 @@ pub const LATE_VIOLATING_PERCENT: f64 = 15.0;
 const LATE_SWINGS_PER_MINUTE: f64 = 4.0;
 
 /// The numbers of one run.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Score {
     /// Violating 1-s windows after the first onset, percent.
     pub violating_percent: f64,

@@ -4,7 +4,8 @@
 //! windows than a stable loop may have: then no limit would have helped, and the law is not to blame. The same threshold holds for
 //! both. Only plants on which the law fails are examined; all others are feasible by its own proof.
 
-use laneguard_decider_core::policy::Law;
+use laneguard_decider_core::{policy::Law, threshold};
+use serde::Serialize;
 
 use crate::{
     generate::plant,
@@ -17,7 +18,8 @@ use crate::{
 pub const FIXED: u32 = 12;
 
 /// What is to be thought of a law on a plant.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Stability {
     /// It found rest.
     Stable,
@@ -58,7 +60,7 @@ pub fn judge(scenario: &Scenario, score: &Score) -> Stability {
 }
 
 /// One random plant under a law.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
     /// The plant's seed.
     pub seed: u64,
@@ -79,6 +81,20 @@ impl Outcome {
             + self.score.late_violating_percent
             + self.score.late_swings_per_minute
     }
+}
+
+/// A law made unstable on purpose, to see that it is flagged: steps of half the link, both ways, as fast as samples come.
+#[must_use]
+pub fn unstable(link_bps: f64) -> Law {
+    let step = link_bps / 2.0;
+    Law::Threshold(threshold::Parameters {
+        alpha: 1.0,
+        cooldown_ms: 0,
+        aggressive_decrease_bps: step,
+        gentle_decrease_bps: step,
+        increase_step_bps: step,
+        ..threshold::Parameters::default()
+    })
 }
 
 /// Runs a law on the random plants of these seeds, on all cores; in the order of the seeds.

@@ -1,12 +1,12 @@
 //! What the real laws do on the model. Few seeds each, so that it stays quick; the binary runs thousands.
 
-use laneguard_decider_core::{Action, adaptive, autorate, policy::Law, threshold};
+use laneguard_decider_core::{Action, adaptive, autorate, policy::Law};
 use laneguard_lab_plant::{
     generate::plant,
     run::{Record, run},
     scenario::{Demand, Phase, Scenario, Span},
     score::{Score, score},
-    stability::{Stability, judge},
+    stability::{Stability, judge, unstable},
 };
 
 fn adaptive() -> Law {
@@ -127,19 +127,10 @@ fn of_random_plants_none_is_unstable_starved_or_out_of_bounds() {
 
 #[test]
 fn a_law_made_unstable_on_purpose_is_flagged() {
-    // Steps of half the link, both ways, as fast as samples come.
     let flagged = (0..40)
         .filter(|seed| {
             let scenario = plant(*seed);
-            let step = scenario.link_bps(0.0) / 2.0;
-            let law = Law::Threshold(threshold::Parameters {
-                alpha: 1.0,
-                cooldown_ms: 0,
-                aggressive_decrease_bps: step,
-                gentle_decrease_bps: step,
-                increase_step_bps: step,
-                ..threshold::Parameters::default()
-            });
+            let law = unstable(scenario.link_bps(0.0));
             scored(&scenario, Some(&law)).1.is_unstable()
         })
         .count();
