@@ -5,6 +5,7 @@
 mod lasting;
 mod loops;
 mod owners;
+mod shadows;
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
