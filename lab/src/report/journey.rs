@@ -197,6 +197,13 @@ fn journey(
         .filter_map(|decision| Some((change(at(decision)?, decision)?, decision)))
         .collect();
     let is_cut = |change: &Change| change.after_bps < change.before_bps;
+    let next_after = |at_s: f64| {
+        changes
+            .iter()
+            .map(|(change, _)| change.at_s)
+            .find(|at| *at > at_s)
+            .unwrap_or(f64::INFINITY)
+    };
     let cut = changes
         .iter()
         .find(|(change, _)| is_cut(change))
@@ -212,7 +219,7 @@ fn journey(
                 window_end_s: newest.and_then(|sample| time(sample.window_end.as_ref())),
                 observed_s: newest.and_then(|sample| time(sample.observed_at.as_ref())),
                 decided_s: change.at_s,
-                kernel_s: kernel(pods, change, &since),
+                kernel_s: kernel(pods, change.at_s, next_after(change.at_s), &since),
                 reason: decision.reason.clone(),
             }
         });
@@ -260,15 +267,21 @@ fn change(at_s: f64, decision: &Decision) -> Option<Change> {
     })
 }
 
-/// The first change of every pod's limit after a decision, up to the next second.
-fn kernel(pods: &[PodEvent], change: &Change, since: &impl Fn(u64) -> f64) -> Option<(f64, f64)> {
+/// When the pods' limits changed after a decision, the first and the last of them, up to the next decision and for a second at most.
+fn kernel(
+    pods: &[PodEvent],
+    decided_s: f64,
+    next_s: f64,
+    since: &impl Fn(u64) -> f64,
+) -> Option<(f64, f64)> {
     // decisions are told to the millisecond
-    let after = change.at_s - 0.001;
+    let after = decided_s - 0.001;
+    let until = f64::min(next_s, after + 1.0);
     let mut moments = pods
         .iter()
         .filter(|event| matches!(event.action, PodAction::Limited(_) | PodAction::Unlimited))
         .map(|event| since(event.unix_ns))
-        .filter(|at| (after..after + 1.0).contains(at));
+        .filter(|at| (after..until).contains(at));
     let first = moments.next()?;
     Some((first, moments.next_back().unwrap_or(first)))
 }
@@ -364,13 +377,13 @@ mod tests {
             pod(1020, PodAction::Limited(4)),
             pod(2500, PodAction::Limited(3)),
         ];
-        let change = Change {
-            at_s: 1.0,
-            action: String::new(),
-            before_bps: 5.0,
-            after_bps: 4.0,
-        };
         let since = |unix_ns: u64| unix_ns as f64 / 1e9;
-        assert_eq!(kernel(&pods, &change, &since), Some((1.01, 1.02)));
+        assert_eq!(
+            kernel(&pods, 1.0, f64::INFINITY, &since),
+            Some((1.01, 1.02))
+        );
+        // what comes after the next decision is its own
+        assert_eq!(kernel(&pods, 1.0, 1.015, &since), Some((1.01, 1.01)));
+        assert_eq!(kernel(&pods, 3.0, f64::INFINITY, &since), None);
     }
 }

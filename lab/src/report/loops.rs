@@ -125,11 +125,15 @@ fn later(journey: &Journey) -> String {
             let after = group.after.map_or_else(
                 || "with no change before it".to_owned(),
                 |change| {
+                    let when = if change.at_s < group.from_s {
+                        format!("{} earlier", duration(group.from_s - change.at_s))
+                    } else {
+                        "within its first second".to_owned()
+                    };
                     format!(
-                        "{} to {} Mbit/s {} earlier",
+                        "{} to {} Mbit/s {when}",
                         escape(&change.action),
-                        mbit(change.after_bps),
-                        duration((group.from_s - change.at_s).max(0.0))
+                        mbit(change.after_bps)
                     )
                 },
             );
