@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::Policy;
 
-use super::{observe::Signals, relation::Relation};
+use super::{decide::USUAL_EFFECT_MS, observe::Signals, relation::Relation};
 
 /// Most that a learned delay may be, milliseconds: beyond it something else is wrong.
 const MOST_EFFECT_MS: i64 = 30_000;
@@ -212,6 +212,14 @@ pub struct Floor {
 }
 
 impl Memory {
+    /// Whether the limits of the last change were in force when a window began, in the samples' clock. Unset change: no.
+    pub(super) fn began_in_force(&self, start_ms: i64) -> bool {
+        let effect_ms = self.effect_ms.unwrap_or(USUAL_EFFECT_MS);
+        self.change.is_some_and(|change| {
+            start_ms.saturating_sub(self.ahead_ms) >= change.at_ms.saturating_add(effect_ms)
+        })
+    }
+
     /// The memory in the shape of the policy, and with times that a clock which was set back cannot stretch.
     pub(super) fn shaped(&self, now_ms: i64, policy: &Policy, patience_ms: u64) -> Self {
         let longest_ms = i64::try_from(patience_ms.saturating_mul(16 * 60)).unwrap_or(i64::MAX);

@@ -128,7 +128,7 @@ pub(crate) fn evaluate(
             .take()
             .unwrap_or_default()
             .shaped(now_ms, policy, parameters.patience_ms);
-    let seen = observe::observe(
+    let mut seen = observe::observe(
         now_ms,
         parameters.max_sample_age_ms,
         policy,
@@ -137,6 +137,11 @@ pub(crate) fn evaluate(
         samples,
     );
     steps::count_pods(policy, &mut state, seen.usage.as_ref());
+    if let Some(usage) = &mut seen.usage
+        && memory.began_in_force(usage.start_ms)
+    {
+        steps::bound_by_limits(&state, usage);
+    }
     let before: Vec<f64> = state.limits.iter().map(|limit| limit.limit_bps).collect();
     for (class, limit) in policy.classes.iter().zip(&mut state.limits) {
         limit.limit_bps = class.clamp(limit.limit_bps);
