@@ -246,7 +246,11 @@ fn relation_text(allowed: Option<f64>, memory: &Memory) -> Option<String> {
         mbit(first.total_bps()),
         mbit(last.total_bps())
     );
-    let chance = allowed.and_then(|allowed| Some((allowed, relation.expect(allowed)?)));
+    // far from what was seen an expectation is a guess
+    let near = 0.96 * first.total_bps()..=1.04 * last.total_bps();
+    let chance = allowed
+        .filter(|allowed| near.contains(allowed))
+        .and_then(|allowed| Some((allowed, relation.expect(allowed)?)));
     let chance = chance.map_or_else(String::new, |(allowed, expectation)| {
         format!(
             "; targets are expected to hold in {} of 100 windows at {}, what limits now allow",
