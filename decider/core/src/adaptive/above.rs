@@ -11,6 +11,8 @@ use super::{
 
 /// A cut takes away at least and at most this share.
 const CUT: (f64, f64) = (0.05, 0.5);
+/// A raise that hurt is undone, and at least so much lower for a moment: what it overshot by alone drains too slowly.
+const UNDONE: f64 = 0.85;
 /// Cuts that did not help are followed by deeper ones, so that few prove it: together to a twentieth.
 const DEEPER: [f64; 4] = [0.0, 0.4, 0.6, 0.75];
 /// Less than this share of what the link was seen to carry should not hurt.
@@ -314,6 +316,8 @@ impl Control<'_> {
                 }
                 _ => carried,
             };
+            // It goes on growing until the cut is in force.
+            let kept = kept.min(UNDONE);
             (
                 raise.undo * kept,
                 carried.clamp(raise.undo.min(0.985), most) / raise.undo / kept,

@@ -209,7 +209,18 @@ impl Control<'_> {
                 worst.text
             ));
         }
-        self.probe(worst, total, budget)
+        self.probe(worst, self.let_through(usage), budget)
+    }
+
+    /// What pods at their limits really send in a calm window, bits per second: what the limits let through, from which a reading of the
+    /// counters differs by a few percent either way. A raise by such a reading would go beyond what it was meant to go to.
+    fn let_through(&self, usage: &Seen) -> f64 {
+        let allowed = allowed(self.state, usage);
+        if usage.total_bps > USED * allowed {
+            allowed
+        } else {
+            usage.total_bps
+        }
     }
 
     /// Limits that nobody uses go back to where all pods at once do no harm; so do limits that were raised while nobody looked.
