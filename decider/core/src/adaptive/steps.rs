@@ -242,12 +242,35 @@ pub(super) fn are_exceeded(state: &State, usage: &Seen) -> bool {
 }
 
 /// What pods are counted to send in a window cannot be more than limits in force let through: the rest is the error of counters that
-/// are not read at even distances, and would pass for a link that carries more than it does. Where a pod clearly sends more than its
-/// limit, limits are not in force, and nothing is known better.
+/// are not read at even distances, and would pass for a link that carries more than it does. That error is the same for all pods, so
+/// the total shrinks by what the busiest one exceeds its limit by. Where it clearly does, limits are not in force, and nothing is known better.
 pub(super) fn bound_by_limits(state: &State, usage: &mut Seen) {
     if !are_exceeded(state, usage) {
-        usage.total_bps = usage.total_bps.min(allowed(state, usage));
+        usage.total_bps =
+            (usage.total_bps / fullness(state, usage).max(1.0)).min(allowed(state, usage));
     }
+}
+
+/// What pods at their limits really send in a calm window, bits per second: what limits let through, from which a reading of the counters
+/// differs by a few percent either way. A raise by such a reading would go beyond what it was meant to go to.
+pub(super) fn let_through(state: &State, usage: &Seen, used: f64) -> f64 {
+    let fullness = fullness(state, usage);
+    if fullness > used {
+        (usage.total_bps / fullness).min(allowed(state, usage))
+    } else {
+        usage.total_bps
+    }
+}
+
+/// What the busiest pod sends as share of its limit.
+fn fullness(state: &State, usage: &Seen) -> f64 {
+    state
+        .limits
+        .iter()
+        .zip(&usage.classes)
+        .filter(|(_, (pods, _))| *pods > 0.0)
+        .map(|(limit, (_, top_bps))| top_bps / limit.limit_bps.max(1.0))
+        .fold(0.0, f64::max)
 }
 
 /// Whether no limit could take anything from best-effort: no pod sends more than its minimum.

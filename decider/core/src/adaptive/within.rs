@@ -9,7 +9,7 @@ use super::{
     decide::{Control, FIRM, LEAST_STEP, USED, Verdict, hold},
     memory::{Change, Episode, Phase},
     observe::{Finding, Level, Seen, Signals},
-    steps::{allowed, are_used, level_for, lower_to, scale},
+    steps::{allowed, are_used, let_through, level_for, lower_to, scale},
 };
 
 /// The share of the budget that limits go to while nobody uses them: many flows that start at once are rougher than a steady load.
@@ -209,18 +209,8 @@ impl Control<'_> {
                 worst.text
             ));
         }
-        self.probe(worst, self.let_through(usage), budget)
-    }
-
-    /// What pods at their limits really send in a calm window, bits per second: what the limits let through, from which a reading of the
-    /// counters differs by a few percent either way. A raise by such a reading would go beyond what it was meant to go to.
-    fn let_through(&self, usage: &Seen) -> f64 {
-        let allowed = allowed(self.state, usage);
-        if usage.total_bps > USED * allowed {
-            allowed
-        } else {
-            usage.total_bps
-        }
+        let sent = let_through(self.state, usage, USED);
+        self.probe(worst, sent, budget)
     }
 
     /// Limits that nobody uses go back to where all pods at once do no harm; so do limits that were raised while nobody looked.
