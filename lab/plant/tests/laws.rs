@@ -126,6 +126,17 @@ fn of_random_plants_none_is_unstable_starved_or_out_of_bounds() {
 }
 
 #[test]
+fn random_plants_on_which_adaptive_once_found_no_rest_are_at_rest() {
+    for seed in [2420, 3043, 5081, 6060, 6621, 6697] {
+        let (_, score) = scored(&plant(seed), Some(&adaptive()));
+        assert!(
+            !score.is_unstable() && !score.is_starved(),
+            "seed {seed}: {score:?}"
+        );
+    }
+}
+
+#[test]
 fn a_law_made_unstable_on_purpose_is_flagged() {
     let flagged = (0..40)
         .filter(|seed| {

@@ -180,6 +180,7 @@ fn findings_say_that_best_effort_is_not_the_cause_and_where_to_look() {
             excess_ms: 100.0,
             retry_ms: NOW_MS + 50_000,
             give_back: 1.0,
+            ..Elsewhere::default()
         }),
         ..Memory::default()
     }));

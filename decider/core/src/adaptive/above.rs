@@ -120,8 +120,13 @@ impl Control<'_> {
             episode.excess_ms = worst.excess_ms;
             episode.futile = 0;
             episode.give_back = 1.0;
+            episode.total_bps = None;
         } else if self.saw_empty_queue(worst) {
             episode.futile = episode.futile.saturating_add(1);
+        }
+        if episode.total_bps.is_none() {
+            let usage = self.seen.usage.as_ref();
+            episode.total_bps = usage.map(|usage| usage.total_bps);
         }
         self.memory.phase = Phase::Episode(episode);
         // One workload of many that suffers alone is a weaker sign of a full link.
@@ -178,7 +183,9 @@ impl Control<'_> {
         }
         let stale = self.is_mixed(usage.start_ms, usage.end_ms)
             && self.memory.change.is_some_and(|change| !change.up);
-        if (stale || usage.end_ms <= worst.start_ms) && in_a_row < FIRM {
+        // A raise is undone whatever is sent.
+        let is_older = usage.end_ms <= worst.start_ms && self.responsible_raise().is_none();
+        if (stale || is_older) && in_a_row < FIRM {
             return hold(format!(
                 "{}, but what best-effort sent then is not known yet",
                 worst.text

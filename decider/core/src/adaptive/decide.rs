@@ -223,6 +223,17 @@ impl Control<'_> {
         ms.saturating_mul(self.memory.window_ms.clamp(1_000, 60_000)) / 1_000
     }
 
+    /// How long no limit is to rise above what held, after a raise that hurt, milliseconds: windows of a second show at once what a raise
+    /// does, and longer ones cost a whole window each time.
+    pub(super) fn rest_ms(&self) -> i64 {
+        let interval_ms = self.parameters.steady_interval_ms;
+        let rest_ms = self.paced(interval_ms).saturating_sub_unsigned(interval_ms);
+        self.memory.hurt_ms.map_or(0, |at_ms| {
+            let since_ms = self.now_ms.saturating_sub(at_ms).max(0);
+            rest_ms.saturating_sub(since_ms).max(0)
+        })
+    }
+
     pub(super) fn patience_ms(&self) -> i64 {
         let base = self.parameters.patience_ms;
         self.paced(self.memory.patience_ms.clamp(base, base.saturating_mul(16)))
@@ -231,6 +242,7 @@ impl Control<'_> {
     pub(super) fn test_failed(&mut self) {
         let patience_ms = self.patience_ms();
         self.memory.test_after_ms = self.now_ms.saturating_add(patience_ms);
+        self.memory.hurt_ms = Some(self.now_ms);
         if std::mem::take(&mut self.memory.testing) {
             let base = self.parameters.patience_ms;
             self.memory.patience_ms = self

@@ -41,6 +41,8 @@ pub struct Memory {
     pub test_step: f64,
     /// The total that hurt last; a limit that holds well above it shows that the network changed. Bits per second.
     pub mark_bps: f64,
+    /// When a raise hurt last, Unix milliseconds.
+    pub hurt_ms: Option<i64>,
     /// When a raise hurt against what was known, Unix milliseconds; a second time soon after counts.
     pub doubted_ms: Option<i64>,
     /// How long the next finding that the cause is elsewhere lasts, milliseconds.
@@ -129,6 +131,8 @@ pub struct Episode {
     pub last_ms: f64,
     /// By what all limits would have to be multiplied to return to where it last improved.
     pub give_back: f64,
+    /// What best-effort sent when it last improved, or before the first cut, bits per second.
+    pub total_bps: Option<f64>,
     /// By what limits are multiplied once the queue has drained.
     pub settle: f64,
 }
@@ -137,8 +141,10 @@ pub struct Episode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Elsewhere {
-    /// Milliseconds above the floor with best-effort low.
+    /// Most milliseconds above the floor that were not best-effort's doing.
     pub excess_ms: f64,
+    /// What best-effort sent without being the cause, bits per second, if known.
+    pub total_bps: Option<f64>,
     /// When cutting may be tried again, Unix milliseconds.
     pub retry_ms: i64,
     /// The bandwidth to give back still, as a factor on all limits; 1: all is back.

@@ -15,12 +15,16 @@ use super::{
 /// The share of the budget that limits go to while nobody uses them: many flows that start at once are rougher than a steady load.
 pub(super) const GUARDED: f64 = 0.96;
 
+/// Calm windows in a row after which a cause that lies elsewhere is gone.
+const LASTING: u8 = 15;
 /// While no limit is known to hurt, limits grow by this factor.
 const GROWTH: f64 = 1.5;
 /// A rise of the room's use by more than this after a raise is a queue that builds, not a busier link.
 const JUMP: f64 = 0.5;
 /// A total is left alone if targets hold there with this probability.
 const TRUST: f64 = 0.95;
+/// So many windows that on average use more than this share of the room make a total too tight.
+const TIGHT: (f64, f64) = (5.0, 0.75);
 /// The greatest step of a test above the capacity.
 const MOST_TEST: f64 = 0.12;
 /// A raise towards the capacity goes no farther than targets hold with this probability.
@@ -53,6 +57,10 @@ impl Control<'_> {
         match self.memory.phase {
             Phase::Episode(episode) => self.drained(worst, episode),
             Phase::Elsewhere(_) if calm < FIRM => hold(format!("{}, not for long yet", worst.text)),
+            // A cause that comes and goes is the same one until it is time to look again, or it has been away for long.
+            Phase::Elsewhere(elsewhere) if calm < LASTING && self.now_ms < elsewhere.retry_ms => {
+                self.steady(worst)
+            }
             Phase::Elsewhere(_) | Phase::Steady => {
                 self.memory.phase = Phase::Steady;
                 self.steady(worst)
@@ -64,6 +72,12 @@ impl Control<'_> {
     pub(super) fn early(&mut self, worst: &Finding) -> Verdict {
         self.memory.streak.room = 0;
         let in_a_row = self.memory.count(|streak| &mut streak.warned);
+        if let Phase::Elsewhere(_) = self.memory.phase {
+            return hold(format!(
+                "{}, and best-effort was shown not to matter",
+                worst.text
+            ));
+        }
         if let Some(raise) = self.responsible_raise() {
             if let Some(probability) = self.is_trusted(worst, raise) {
                 return hold(format!(
@@ -72,6 +86,7 @@ impl Control<'_> {
                     number((probability * 100.0).round())
                 ));
             }
+            let was_test = self.memory.testing;
             self.test_failed();
             if let Some(usage) = &self.seen.usage {
                 self.learn_from_raise(worst, usage.total_bps, raise);
@@ -84,6 +99,10 @@ impl Control<'_> {
             // a small overshoot: most of it holds.
             let factor = if raise.settling && self.seen.usage.is_some() {
                 raise.undo.clamp(0.94, 0.985)
+            } else if was_test {
+                // What was above the mark may be above what the link carries, too: as far below it as the raise went above drains
+                // the queue in the time that it took to build.
+                raise.undo.powi(2).clamp(0.9, 0.985)
             } else {
                 raise.undo.min(0.985)
             };
@@ -106,15 +125,21 @@ impl Control<'_> {
             return self.drained(worst, episode);
         }
         if is_held
-            && in_a_row >= FIRM
-            && self.holds_here() < TRUST
+            && (in_a_row >= FIRM && self.holds_here() < TRUST || self.is_tight())
             && self.interval_passed()
             && self.memory.phase == Phase::Steady
         {
-            let why = format!(
-                "{}, and a queue seems to stand for {in_a_row} windows",
-                worst.text
-            );
+            let why = if self.is_tight() {
+                format!(
+                    "{}, and best-effort's present total leaves next to no room",
+                    worst.text
+                )
+            } else {
+                format!(
+                    "{}, and a queue seems to stand for {in_a_row} windows",
+                    worst.text
+                )
+            };
             return self.change(Action::LatencyGentleThrottle, why, |policy, state| {
                 scale(policy, state, 0.98);
             });
@@ -128,6 +153,14 @@ impl Control<'_> {
         usage
             .and_then(|usage| self.memory.relation.expect(usage.total_bps))
             .map_or(0.0, |expected| expected.holds())
+    }
+
+    /// Whether what best-effort sends now was seen to leave next to no room below a target.
+    fn is_tight(&self) -> bool {
+        let usage = self.seen.usage.as_ref();
+        usage
+            .and_then(|usage| self.memory.relation.expect(usage.total_bps))
+            .is_some_and(|expected| expected.windows >= TIGHT.0 && expected.mean > TIGHT.1)
     }
 
     /// Whether an early sign after a raise is only what a busier link shows: clean, no jump, and within targets with some probability.
@@ -220,7 +253,8 @@ impl Control<'_> {
         self.memory.pods = Some(pods);
         let raised = std::mem::take(&mut self.memory.raised_while_idle);
         let budget = budget?;
-        let is_unused = usage.total_bps < 0.1 * budget;
+        // One pod of many at a limit that holds it back sends little, too, but it is waiting for more.
+        let is_unused = usage.total_bps < 0.1 * budget && !are_used(self.state, usage, USED);
         let unused = if is_unused {
             self.memory.count(|streak| &mut streak.unused)
         } else {
@@ -275,6 +309,14 @@ impl Control<'_> {
             return self.raise((budget / total).min(3.0), why);
         }
         self.memory.streak.room = 0;
+        let rest_ms = self.rest_ms();
+        if rest_ms > 0 {
+            return hold(format!(
+                "{}, and a raise hurt for a whole window: no other one for {}",
+                worst.text,
+                seconds(rest_ms.unsigned_abs())
+            ));
+        }
         let gap = 0.985 * capacity.high_bps / total - 1.0;
         if let Some(known) = self.memory.relation.known_to_hold(TRUST)
             && (LEAST_STEP..).contains(&(known / total - 1.0))

@@ -204,11 +204,48 @@ fn cutting_that_does_not_help_is_undone_within_twenty_samples() {
     assert!(actions.contains(&CongestionThrottle), "{actions:?}");
     assert_eq!(actions.last(), Some(&NotBandwidth));
     assert!((limit - 1000.0).abs() < 1.0, "{limit}");
-    // And when the server has recovered, all is as before.
-    for end in 24..28 {
+    // It comes and goes: with the same best-effort that is no reason to cut again.
+    for end in 24..44 {
+        let latency_ms = if end % 8 < 4 { 1.0 } else { 75.0 };
+        let total = sending(90.0, steady(ROBOT, f64::from(end), latency_ms));
+        let (action, after) = trace.see(total);
+        assert!(matches!(action, Hold | NotBandwidth), "{action:?}");
+        assert!((after - limit).abs() < 1.0, "{after}");
+    }
+    // And when the server has recovered for long, all is as before.
+    for end in 44..60 {
         trace.calm(f64::from(end), 90.0);
     }
     assert_eq!(trace.phase(), Some(Phase::Steady));
+}
+
+#[test]
+fn a_link_that_fills_after_a_slow_server_is_relieved_at_once() {
+    let mut trace = Trace::after_calm(policy(&[ROBOT]));
+    for end in 4..20 {
+        let limit = trace.0.state.limits[0].limit_bps / 1e6;
+        let total = 3.0 * f64::min(30.0, limit);
+        trace.see(sending(total, steady(ROBOT, f64::from(end), 21.0)));
+    }
+    assert!(matches!(trace.phase(), Some(Phase::Elsewhere(_))));
+    let actions = [20.0, 21.0].map(|end| trace.see(sending(198.0, steady(ROBOT, end, 61.0))).0);
+    assert!(actions.contains(&CongestionThrottle), "{actions:?}");
+}
+
+#[test]
+fn one_pod_of_many_at_a_limit_that_holds_it_back_gets_more() {
+    let mut trace = Trace::after_congestion();
+    let many = |end: i32, one_mbit: f64| {
+        let mut sample = sending(one_mbit, steady(ROBOT, f64::from(end), 1.0));
+        sample.usage[0].pods = 30;
+        sample.usage[0].top_pod_bps = one_mbit * 1e6;
+        sample
+    };
+    // 0.96 of the budget for thirty pods is less than the minimum.
+    let guarded = (8..14).map(|end| trace.see(many(end, 0.0)).1).last();
+    assert_eq!(guarded, Some(10.0));
+    let raised = (14..22).map(|end| trace.see(many(end, 10.0)).1).last();
+    assert!(raised > Some(20.0), "{raised:?}");
 }
 
 #[test]
