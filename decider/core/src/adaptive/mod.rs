@@ -24,12 +24,15 @@
 //! | above target | cut, `CONGESTION_THROTTLE` | `above.rs` |
 //! | above target, and a queue may still have been draining since the last cut | at most another cut; it proves nothing about the cause | `above.rs` |
 //! | above target, and cuts to a twentieth or the minimum did not help, or best-effort was idle | give it all back, `NOT_BANDWIDTH`, or `CANNOT_BE_MET` if targets were never met | `elsewhere.rs` |
+//! | above target on and off, with no more best-effort than when that was shown not to matter | `NOT_BANDWIDTH` still | `elsewhere.rs` |
 //! | within, mean or signal on the way up, last change was a raise | undo it, `LATENCY_GENTLE_THROTTLE` | `within.rs` |
 //! | the same, but clean, no jump, and this total holds with 95 % | nothing: a busier link looks like this | `within.rs`, `relation.rs` |
 //! | within, pods at their limits, no limit known to hurt | half as much again | `within.rs` |
 //! | within, pods at their limits, a greater total was seen to hold | go there, 4 % at a time | `within.rs`, `relation.rs` |
 //! | within, pods at their limits, total below what hurt | raise, faster the farther away, no farther than targets hold with 90 % | `within.rs`, `relation.rs` |
 //! | within, at what the link is known to carry | after `patience_ms` half a percent more, doubling only above the old mark | `within.rs` |
+//! | within, windows longer than a second, and a raise hurt not long ago | no raise above what held: it would cost another window | `within.rs` |
+//! | within, but a queue stands at the limits, or what they allow leaves next to no room | 2 % less, each interval | `within.rs` |
 //! | within, and load is due that came back with a period so far | lower to what was safe beside it, `FORECAST_THROTTLE`; give it back if it does not come | `foresee.rs` |
 //! | within, limits unused | never a raise; back to what is known to be safe for all pods at once, `GUARD` | `within.rs` |
 //!

@@ -253,8 +253,9 @@ impl Control<'_> {
         self.memory.pods = Some(pods);
         let raised = std::mem::take(&mut self.memory.raised_while_idle);
         let budget = budget?;
-        // One pod of many at a limit that holds it back sends little, too, but it is waiting for more.
-        let is_unused = usage.total_bps < 0.1 * budget && !are_used(self.state, usage, USED);
+        let level = level_for(self.policy, usage, GUARDED * budget);
+        let is_unused = usage.total_bps < 0.1 * budget
+            && !level.is_some_and(|level| self.would_hold(usage, level));
         let unused = if is_unused {
             self.memory.count(|streak| &mut streak.unused)
         } else {
@@ -270,7 +271,7 @@ impl Control<'_> {
         } else {
             return None;
         };
-        let level = level_for(self.policy, usage, GUARDED * budget)?;
+        let level = level?;
         if unused >= FIRM {
             self.memory.test_after_ms = self
                 .memory
@@ -287,6 +288,13 @@ impl Control<'_> {
         Some(self.change(Action::Guard, why, |policy, state| {
             lower_to(policy, state, level)
         }))
+    }
+
+    /// Whether limits lowered to this level would hold some pod back: one of many sends little, too.
+    fn would_hold(&self, usage: &Seen, level_bps: f64) -> bool {
+        let mut lowered = self.state.clone();
+        lower_to(self.policy, &mut lowered, level_bps);
+        are_used(&lowered, usage, USED)
     }
 
     fn probe(&mut self, worst: &Finding, total: f64, budget: Option<f64>) -> Verdict {
