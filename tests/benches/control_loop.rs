@@ -2,6 +2,8 @@
 //! `KUBEBUILDER_ASSETS` or `KUBECONFIG` leads to one. Every number stands beside a baseline of the same run; raw values go to a folder.
 //! Run it by `cargo xtask bench`.
 
+mod measure;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,8 +13,6 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, Patch, PatchParams, WatchEvent, WatchParams};
 use laneguard_proto::duration::timestamp_from_ms;
-use laneguard_proto::policy::{Entry, Origin, QosPolicy};
-use laneguard_proto::storage::POLICIES;
 use laneguard_proto::subject::{self, Kind};
 use laneguard_proto::v1::{Command, Decision, Sample, Signals, sample::Quality};
 use laneguard_runtime::bus::{Publish, Start};
@@ -26,8 +26,6 @@ use tokio::sync::mpsc;
 const COMMANDS: usize = 1000;
 /// Pods whose first limit is timed.
 const PODS: usize = 300;
-/// Policies of the load test.
-const POLICIES_AT_ONCE: usize = 1000;
 /// How long processor time is measured.
 const SPAN: Duration = Duration::from_secs(30);
 
@@ -49,7 +47,6 @@ async fn main() -> anyhow::Result<()> {
     };
     let started = Instant::now();
     latency(&place, &out).await?;
-    decider_load(&out).await?;
     println!(
         "\nraw values: {} ({:.0?})",
         out.display(),
@@ -349,41 +346,9 @@ async fn new_pods(
 }
 
 fn row(name: &str, mut values: Vec<f64>) {
-    values.sort_by(f64::total_cmp);
-    let at =
-        |q: f64| values[((values.len() as f64 * q).ceil() as usize).clamp(1, values.len()) - 1];
-    println!(
-        "{name:<52}{:>7.1} ms{:>7.1} ms{:>7.1} ms",
-        at(0.5),
-        at(0.99),
-        at(1.0)
-    );
-}
-
-/// Processor time in seconds and resident memory in MiB of a process.
-fn usage(id: u32) -> anyhow::Result<(f64, f64)> {
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
-    let fields: Vec<&str> = stat
-        .rsplit(") ")
-        .next()
-        .unwrap_or_default()
-        .split(' ')
-        .collect();
-    let ticks = |n: usize| {
-        fields
-            .get(n)
-            .and_then(|f| f.parse::<f64>().ok())
-            .context("stat")
-    };
-    // USER_HZ is 100 on every Linux that we run on
-    let seconds = (ticks(11)? + ticks(12)?) / 100.0;
-    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-    let memory = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok())
-        .context("VmRSS")?;
-    Ok((seconds, memory / 1024.0))
+    if let Some([median, p99, worst]) = measure::quantiles(&mut values) {
+        println!("{name:<52}{median:>7.1} ms{p99:>7.1} ms{worst:>7.1} ms");
+    }
 }
 
 async fn footprint(world: &mut World, names: &[String]) -> anyhow::Result<()> {
@@ -393,79 +358,13 @@ async fn footprint(world: &mut World, names: &[String]) -> anyhow::Result<()> {
         .collect();
     let before: Vec<_> = ids
         .iter()
-        .map(|(_, id)| usage(*id))
+        .map(|(_, id)| measure::usage(*id))
         .collect::<Result<_, _>>()?;
     tokio::time::sleep(SPAN).await;
     for ((name, id), (seconds, _)) in ids.iter().zip(before) {
-        let (now, memory) = usage(*id)?;
+        let (now, memory) = measure::usage(*id)?;
         let share = (now - seconds) / SPAN.as_secs_f64() * 100.0;
         println!("{name:<52}{share:>7.2} % of a core{memory:>9.1} MiB");
     }
-    Ok(())
-}
-
-/// One decider, many policies at 1 Hz.
-#[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
-async fn decider_load(out: &Path) -> anyhow::Result<()> {
-    let mut world = World::start(&Where::StandIn, &[]).await?;
-    let bucket = world.bus().bucket(POLICIES);
-    for n in 0..POLICIES_AT_ONCE {
-        let mut spec = spec();
-        spec["mode"] = json!("Observe");
-        let object: QosPolicy =
-            serde_json::from_value(world.policy_object(&format!("p{n}"), &spec))?;
-        let entry = Entry {
-            origin: Origin::Lanectl,
-            namespace: "bench".into(),
-            name: object.metadata.name,
-            uid: String::new(),
-            generation: 1,
-            spec: object.spec,
-        };
-        let key = format!("default.bench_p{n}");
-        bucket.put(&key, serde_json::to_vec(&entry)?).await?;
-    }
-    let decider = world.add("decider").await?;
-    let id = world.service(&decider).id().context("the decider runs")?;
-    let first = unix_ms().max(0) as u64;
-    let mut second = tokio::time::interval(Duration::from_secs(1));
-    let mut before = None;
-    let warm_up = 10;
-    let total = warm_up + SPAN.as_secs();
-    for round in 0..total {
-        second.tick().await;
-        if round == warm_up {
-            before = Some((usage(id)?, Instant::now()));
-        }
-        // healthy and unhealthy in turn, so that some limits move each second
-        let publishing = (0..POLICIES_AT_ONCE).map(|n| {
-            let jitter = if (n as u64 + round / 7).is_multiple_of(10) {
-                50.0
-            } else {
-                1.0
-            };
-            let (policy, workload) = (format!("bench_p{n}"), "bench_robot");
-            let sample = sample(&policy, workload, first + round, jitter);
-            let bus = world.bus().clone();
-            async move {
-                let subject = subject::sample("default", &policy, workload);
-                bus.publish(&subject, &sample, Publish::default()).await
-            }
-        });
-        let results: Vec<_> = futures::stream::iter(publishing)
-            .buffer_unordered(64)
-            .collect()
-            .await;
-        results.into_iter().collect::<Result<Vec<_>, _>>()?;
-    }
-    let ((seconds, _), since) = before.context("measured")?;
-    let (now, memory) = usage(id)?;
-    let share = (now - seconds) / since.elapsed().as_secs_f64() * 100.0;
-    let text = format!(
-        "one decider, {POLICIES_AT_ONCE} policies at 1 Hz: {share:.1} % of a core, {memory:.1} MiB"
-    );
-    println!("\n{text}");
-    std::fs::write(out.join("decider-load.txt"), format!("{text}\n"))?;
-    world.finish().await;
     Ok(())
 }

@@ -99,6 +99,8 @@ pub(crate) fn bench(tools: &Path, args: &[String]) -> anyhow::Result<ExitCode> {
                 "laneguard-tests",
                 "--bench",
                 "control_loop",
+                "--bench",
+                "decider_load",
                 "--locked",
             ])
             .args(args)
