@@ -141,9 +141,10 @@ pub(crate) fn evaluate(
     );
     steps::count_pods(policy, &mut state, seen.usage.as_ref());
     if let Some(usage) = &mut seen.usage
+        && let Some(change) = memory.change
         && memory.began_in_force(usage.start_ms)
     {
-        steps::bound_by_limits(&state, usage);
+        steps::bound_by_limits(&state, usage, change.up);
     }
     let before: Vec<f64> = state.limits.iter().map(|limit| limit.limit_bps).collect();
     for (class, limit) in policy.classes.iter().zip(&mut state.limits) {

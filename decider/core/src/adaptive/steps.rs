@@ -243,9 +243,10 @@ pub(super) fn are_exceeded(state: &State, usage: &Seen) -> bool {
 
 /// What pods are counted to send in a window cannot be more than limits in force let through: the rest is the error of counters that
 /// are not read at even distances, and would pass for a link that carries more than it does. That error is the same for all pods, so
-/// the total shrinks by what the busiest one exceeds its limit by. Where it clearly does, limits are not in force, and nothing is known better.
-pub(super) fn bound_by_limits(state: &State, usage: &mut Seen) {
-    if !are_exceeded(state, usage) {
+/// the total shrinks by what the busiest one exceeds its limit by. Where it clearly does after a cut, that is not in force yet, and nothing
+/// is known better; after a raise what was in force before let through even less.
+pub(super) fn bound_by_limits(state: &State, usage: &mut Seen, is_raised: bool) {
+    if is_raised || !are_exceeded(state, usage) {
         usage.total_bps =
             (usage.total_bps / fullness(state, usage).max(1.0)).min(allowed(state, usage));
     }
