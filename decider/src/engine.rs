@@ -54,8 +54,8 @@ pub struct Engine {
     placement: Option<Arc<Placement>>,
     over: Option<Override>,
     memory: Memory,
-    /// New samples since the last evaluation, one per workload.
-    round: BTreeMap<String, Heard>,
+    /// New samples since the last evaluation, one per workload. Boxed: a tree's node has room for eleven.
+    round: BTreeMap<String, Box<Heard>>,
     /// When the first of them came.
     round_began: Option<Instant>,
     /// What other than samples calls for an evaluation.
@@ -257,12 +257,12 @@ impl Engine {
         let sample = wire::sample(&message);
         self.round.insert(
             message.workload.clone(),
-            Heard {
+            Box::new(Heard {
                 usable: is_usable(&sample),
                 sample,
                 message,
                 at,
-            },
+            }),
         );
         hearing
     }
@@ -343,12 +343,17 @@ impl Engine {
         self.note_usable(policy, &round, &inputs, &evaluation, now);
         self.compare(&plan, &round, &inputs, &evaluation, enforced, now);
 
+        // without the law's old state, which is much the largest part
         let mut memory = Memory {
             uid: plan.uid.clone(),
+            owner: self.memory.owner.clone(),
+            term: self.memory.term,
+            sequence: self.memory.sequence,
             in_force: enforced,
             law: evaluation.state.clone(),
+            commands: self.memory.commands.clone(),
+            said: None,
             outbox: None,
-            ..self.memory.clone()
         };
         let sequence = memory.sequence.saturating_add(1);
         let reissued = self.issue(&mut memory, policy, &inputs, sequence);
@@ -406,7 +411,7 @@ impl Engine {
     fn inputs(
         &self,
         policy: &Policy,
-        round: &BTreeMap<String, Heard>,
+        round: &BTreeMap<String, Box<Heard>>,
         now_ms: i64,
     ) -> (Inputs, bool) {
         let begins = self.enforces() && !self.memory.in_force;
@@ -538,7 +543,7 @@ impl Engine {
     fn note_usable(
         &mut self,
         policy: &Policy,
-        round: &BTreeMap<String, Heard>,
+        round: &BTreeMap<String, Box<Heard>>,
         inputs: &Inputs,
         evaluation: &Evaluation,
         now: Instant,
@@ -581,7 +586,7 @@ impl Engine {
         cause: &str,
         inputs: &Inputs,
         evaluation: &Evaluation,
-        round: &BTreeMap<String, Heard>,
+        round: &BTreeMap<String, Box<Heard>>,
         memory: &Memory,
     ) -> v1::Decision {
         v1::Decision {
@@ -612,7 +617,7 @@ impl Engine {
     fn compare(
         &mut self,
         plan: &Plan,
-        round: &BTreeMap<String, Heard>,
+        round: &BTreeMap<String, Box<Heard>>,
         inputs: &Inputs,
         evaluation: &Evaluation,
         applied: bool,

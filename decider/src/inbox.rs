@@ -19,8 +19,8 @@ pub(crate) struct Inbox {
 /// What was waiting.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
-    /// By workload. The router puts in only workloads of the policy.
-    pub(crate) samples: BTreeMap<String, Received<v1::Sample>>,
+    /// By workload. The router puts in only workloads of the policy. Boxed: a tree's node has room for eleven, and mostly holds one.
+    pub(crate) samples: BTreeMap<String, Box<Received<v1::Sample>>>,
     /// From outcomes.
     pub(crate) seen: Seen,
 }
@@ -33,6 +33,7 @@ impl Inbox {
 
     /// A sample of one of the policy's workloads; an older one that still waits is replaced.
     pub(crate) fn sample(&self, sample: Received<v1::Sample>) {
+        let sample = Box::new(sample);
         self.change(|waiting| {
             waiting
                 .samples

@@ -317,7 +317,7 @@ impl Keeper {
                 .samples
                 .into_values()
                 .max_by_key(|sample| sample.received);
-            let span = self.span(cause.as_ref());
+            let span = self.span(cause.as_deref());
             engine.saw(waiting.seen);
             // boxed: most of a thousand policies wait most of the time, and need not hold what publishing needs
             let act = Box::pin(self.act(engine, stored, cause));
@@ -403,7 +403,7 @@ impl Keeper {
         &self,
         engine: &mut Engine,
         stored: &mut Stored,
-        cause: Option<Received<v1::Sample>>,
+        cause: Option<Box<Received<v1::Sample>>>,
     ) -> Result<(), End> {
         if let Some(memory) = engine.outranked(unix_ms()) {
             let (policy, term) = (self.name.policy.as_str(), memory.term);
@@ -493,7 +493,7 @@ impl Keeper {
         &self,
         engine: &mut Engine,
         stored: &mut Stored,
-        cause: Option<Received<v1::Sample>>,
+        cause: Option<Box<Received<v1::Sample>>>,
     ) -> Result<(), End> {
         let metrics = &self.shared.metrics;
         let began = Instant::now();
