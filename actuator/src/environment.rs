@@ -53,7 +53,7 @@ pub struct Variables {
     /// How limits are found: Adaptive, Threshold, DropRate, Watermark, Headroom, Autorate or External [default: Threshold if a cooldown, decrease or step is set, else Adaptive]
     #[arg(long, env = "CONTROL_LAW", value_name = "LAW")]
     pub control_law: Option<String>,
-    /// What the link carries, Mbit/s, at least 1; Watermark and Headroom need it, other laws learn it or do not ask
+    /// What the link carries, Mbit/s, at least 1; Watermark and Headroom need it, other laws learn it or do not ask [default: none]
     #[arg(long, env = "LINK_BANDWIDTH_MBPS", value_name = "MBPS")]
     pub link_bandwidth_mbps: Option<String>,
 }

@@ -123,7 +123,7 @@ pub struct Replay {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// The law that is replayed [default: the recorded one, which comes out identical]
-    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(crate::replay::law::NAMES), value_name = "LAW")]
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(crate::replay::law::NAMES), value_name = "NAME")]
     pub law: Option<String>,
     /// A parameter of the law, such as cooldown_ms=10s or link_bps=200M; again for each [default: the recorded ones, or the law's own]
     #[arg(long, value_parser = crate::replay::law::parse_setting, value_name = "KEY=VALUE")]
