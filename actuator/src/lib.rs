@@ -28,6 +28,7 @@ pub mod plan;
 pub mod pods;
 pub mod policies;
 pub mod policy_store;
+pub mod rate_of_change;
 pub mod reconcile;
 pub mod watch;
 pub mod wire;

@@ -50,6 +50,8 @@ pub struct Metrics {
     pub command_seconds: Histogram,
     /// Commands that asked for a limit out of bounds.
     pub clamped: Counter,
+    /// Times that somebody else's law asked for a raise faster than limits may rise.
+    pub held_back: Counter,
     /// Limits of ours that somebody else changed.
     pub drift: Counter,
     /// Commands that expired.
@@ -90,6 +92,7 @@ impl Default for Metrics {
             write_seconds: Histogram::new(seconds),
             command_seconds: Histogram::new(seconds),
             clamped: Counter::default(),
+            held_back: Counter::default(),
             drift: Counter::default(),
             expirations: Family::default(),
             outcomes: Family::default(),
@@ -131,6 +134,11 @@ impl Metrics {
             "commands_clamped",
             "Commands that asked for a limit out of bounds",
             self.clamped.clone(),
+        );
+        r.register(
+            "raises_held_back",
+            "Times that somebody else's law asked for a raise faster than limits may rise",
+            self.held_back.clone(),
         );
         r.register(
             "drift",

@@ -12,6 +12,7 @@ use crate::annotation::{LONGEST_FOUND, Limit, Record, Stale, effective_bps};
 use crate::commands::{Commands, InForce, Wanted};
 use crate::pods::{Ownership, Pod};
 use crate::policies::{Idle, Namespaces, PolicySet, Scope, Slot, Standing, class};
+use crate::rate_of_change::Ceilings;
 
 /// All that a plan depends on beside the pod.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +21,8 @@ pub struct World<'a> {
     pub policies: &'a PolicySet,
     /// The commands.
     pub commands: &'a Commands,
+    /// How far limits of somebody else's law may have risen by now.
+    pub ceilings: &'a Ceilings,
     /// Labels of namespaces.
     pub namespaces: &'a Namespaces,
     /// Pods that are never annotated.
@@ -235,10 +238,20 @@ impl World<'_> {
                 let Some(current) = self.commands.get(&slot) else {
                     continue;
                 };
-                let Some(bps) = wanted_bps(current, pod, &class.bandwidth) else {
-                    continue;
+                let ceiling = self.ceilings.bps(&slot, pod.node.as_deref());
+                let (limit, clamped) = match wanted_bps(current, pod, &class.bandwidth) {
+                    Some(bps) => Limit::within(bps, &class.bandwidth),
+                    // no limit is wanted, and that is still too far to rise
+                    None if ceiling.is_finite() => {
+                        (Limit::within(ceiling, &class.bandwidth).0, false)
+                    }
+                    None => continue,
                 };
-                let (limit, clamped) = Limit::within(bps, &class.bandwidth);
+                let limit = if limit.bps() > ceiling {
+                    Limit::within(ceiling, &class.bandwidth).0
+                } else {
+                    limit
+                };
                 let owned = pod
                     .record()
                     .is_some_and(|r| (&r.policy, &r.class) == (&slot.policy, &slot.class));

@@ -19,6 +19,7 @@ use crate::placement::{self, Placements};
 use crate::plan::World;
 use crate::pods::{Key, Pod};
 use crate::policies::{Namespaces, PolicySet, Slot};
+use crate::rate_of_change::Ceilings;
 
 use self::queue::{Queue, Wakes};
 
@@ -37,6 +38,7 @@ const LOG_AGAIN: Duration = Duration::from_secs(60);
 
 mod intent;
 mod observe;
+mod pace;
 mod queue;
 mod work;
 
@@ -105,6 +107,8 @@ pub struct Reconciler {
     namespaces: Namespaces,
     policies: PolicySet,
     commands: Commands,
+    /// How far limits of somebody else's law may have risen by now. Only kept while leading: whoever leads next begins from the pods.
+    ceilings: Ceilings,
     /// The last command of each class that an outcome was published about, by any replica.
     reported: HashMap<Slot, (u64, u64)>,
     /// The last refusal of each class and when it was told, so that a repeated one is only counted.
@@ -143,6 +147,7 @@ impl Reconciler {
             listed: false,
             namespaces: None,
             commands: Commands::default(),
+            ceilings: Ceilings::default(),
             reported: HashMap::new(),
             refused: HashMap::new(),
             prune_at: MOST_STRANGERS,
@@ -181,6 +186,7 @@ impl Reconciler {
         World {
             policies: &self.policies,
             commands: &self.commands,
+            ceilings: &self.ceilings,
             namespaces: &self.namespaces,
             critical: &self.settings.critical,
             responsible_since: self.leading_since.unwrap_or(now),
@@ -194,6 +200,7 @@ impl Reconciler {
             return;
         }
         self.metrics.leader.set(leading.into());
+        self.ceilings.clear();
         tracing::info!(leading, "leadership changed");
         if leading {
             self.leading_since = Some(now);
@@ -247,10 +254,12 @@ impl Reconciler {
                     .inc();
                 tracing::warn!(policy = %slot.policy, class = %slot.class, term = number.0, sequence = number.1, action, "nobody renews the limits of this class");
                 if self.leading() {
+                    self.pace(&slot, now);
                     self.begin(slot, Trigger::Expired, number, now, Span::none(), now);
                 }
             }
         }
+        self.take_steps(now);
         while let Some(key) = self.wakes.due(now) {
             self.enqueue(key, false);
         }
@@ -267,6 +276,7 @@ impl Reconciler {
         [
             self.commands.next_deadline(),
             self.wakes.next(),
+            self.ceilings.next_step(),
             self.placement_due,
         ]
         .into_iter()

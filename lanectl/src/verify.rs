@@ -41,8 +41,13 @@ impl Tally {
         };
         self.different += 1;
         let (policy, term) = (name::shown(&decision.policy), decision.term);
+        // laws in shadow have the numbers of the law in force
+        let shadow = match decision.shadow {
+            true => format!(" shadow {}", name::shown(&decision.shadow_name)),
+            false => String::new(),
+        };
         Some(format!(
-            "different: {policy} term {term} sequence {}: {found}",
+            "different: {policy}{shadow} term {term} sequence {}: {found}",
             decision.sequence
         ))
     }
@@ -173,6 +178,22 @@ mod tests {
         };
         assert_eq!(tally, expected);
         assert!(tally.conclude().is_err());
+    }
+
+    #[test]
+    fn decisions_in_shadow_are_evaluated_again_as_well_and_told_apart() {
+        let mut tally = Tally::default();
+        let in_shadow = Decision {
+            shadow: true,
+            shadow_name: "steps".into(),
+            ..decision()
+        };
+        assert_eq!(tally.check(&in_shadow), None);
+        let mut tampered = in_shadow;
+        tampered.limits[0].after_bps = Some(10_000_001.0);
+        let told = tally.check(&tampered).unwrap();
+        assert!(told.contains(" shadow steps term 1 sequence 1"), "{told}");
+        assert_eq!((tally.identical, tally.different), (1, 1));
     }
 
     #[test]

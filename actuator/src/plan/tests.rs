@@ -15,6 +15,7 @@ use crate::policies::tests::entry;
 struct Fixture {
     policies: PolicySet,
     commands: Commands,
+    ceilings: Ceilings,
     namespaces: Namespaces,
     critical: LabelSelector,
     start: Instant,
@@ -29,6 +30,7 @@ impl Fixture {
         Self {
             policies,
             commands: Commands::default(),
+            ceilings: Ceilings::default(),
             namespaces: None,
             critical: LabelSelector::label("priority", "critical"),
             start: Instant::now(),
@@ -46,6 +48,7 @@ impl Fixture {
         World {
             policies: &self.policies,
             commands: &self.commands,
+            ceilings: &self.ceilings,
             namespaces: &self.namespaces,
             critical: &self.critical,
             responsible_since: self.start,

@@ -132,6 +132,7 @@ impl Reconciler {
         }
         self.notice_clamp(&slot, &wanted);
         if self.leading() && self.policies.synced() {
+            self.pace(&slot, now);
             self.begin(slot, Trigger::Command, number, received, span, now);
         }
     }
@@ -168,6 +169,7 @@ impl Reconciler {
         self.reported.retain(|slot, _| known(slot));
         self.refused.retain(|slot, _| known(slot));
         self.orphaned.retain(known);
+        self.ceilings.retain(known);
         self.prune_at = 2 * self.commands.len() + MOST_STRANGERS;
     }
 
@@ -315,6 +317,7 @@ impl Reconciler {
 
     /// Begins what a class's standing asks for.
     pub(super) fn revisit(&mut self, slot: Slot, ours: bool, even_if_reported: bool, now: Instant) {
+        self.pace(&slot, now);
         let number = self
             .commands
             .get(&slot)

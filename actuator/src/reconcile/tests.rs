@@ -249,6 +249,94 @@ fn a_renewal_and_a_new_number_with_the_same_limit_write_to_no_pod() {
 }
 
 #[test]
+fn a_raise_of_somebody_elses_law_is_taken_in_steps_under_one_number_and_a_cut_at_once() {
+    let external = json!({"control": {"law": "External"}});
+    let mut bench = Bench::new(three_pods(), Some(external.clone()));
+    bench.command(5, 1, 10.0);
+    bench.settle();
+    bench.command(5, 2, 1000.0);
+    let first = bench.settle();
+    assert_eq!(counts(&first[0]), (2, 2, 0, 0));
+    assert_eq!(bench.api.egress(&key("a")).as_deref(), Some("20M"));
+    for limit in ["40M", "80M", "160M"] {
+        bench.now += Duration::from_secs(4);
+        // a renewal: the same content under the same number
+        bench.command(5, 2, 1000.0);
+        assert!(bench.settle().is_empty(), "neither refused nor a step");
+        let due = bench.reconciler.ceilings.next_step().unwrap();
+        assert_eq!(due, bench.now + Duration::from_secs(1));
+        let stepped = bench.pass(1);
+        assert_eq!((stepped.len(), stepped[0].sequence), (1, 2));
+        assert_eq!(bench.api.egress(&key("a")).as_deref(), Some(limit));
+        assert_eq!(bench.api.egress(&key("b")).as_deref(), Some(limit));
+    }
+    assert_eq!(bench.reconciler.metrics.held_back.get(), 1, "one episode");
+
+    // whoever leads next goes on from the pods
+    let mut bench = Bench::new(bench.api, Some(external));
+    bench.command(5, 2, 1000.0);
+    bench.settle();
+    assert_eq!(bench.api.egress(&key("a")).as_deref(), Some("320M"));
+    for limit in ["640M", "1000M"] {
+        bench.pass(5);
+        assert_eq!(bench.api.egress(&key("a")).as_deref(), Some(limit));
+        bench.command(5, 2, 1000.0);
+    }
+    assert_eq!(bench.reconciler.ceilings.next_step(), None);
+    bench.command(5, 3, 10.0);
+    bench.settle();
+    assert_eq!(bench.api.egress(&key("b")).as_deref(), Some("10M"));
+}
+
+#[test]
+fn a_raise_that_nobody_renews_stops_and_laws_of_ours_set_their_own_pace() {
+    let mut bench = Bench::new(three_pods(), Some(json!({"control": {"law": "External"}})));
+    bench.command(5, 1, 10.0);
+    bench.settle();
+    bench.command(5, 2, 1000.0);
+    for _ in 0..20 {
+        bench.pass(5);
+    }
+    let stopped = bench.api.egress(&key("a"));
+    assert!(
+        stopped.as_deref().is_some_and(|limit| limit != "1000M"),
+        "{stopped:?}"
+    );
+    bench.policy(json!({}));
+    bench.command(6, 1, 1000.0);
+    bench.settle();
+    assert_eq!(bench.api.egress(&key("a")).as_deref(), Some("1000M"));
+}
+
+#[test]
+fn no_limit_is_given_back_by_somebody_elses_law_when_the_rise_has_come_to_the_top() {
+    let unbounded = json!({
+        "bestEffort": [{"class": "bulk", "selector": {"matchLabels": {"priority": "best-effort"}}, "bandwidth": {"min": "10M"}}],
+        "control": {"law": "External"},
+    });
+    let mut bench = Bench::new(three_pods(), Some(unbounded));
+    bench.command(5, 1, 300.0);
+    bench.settle();
+    assert_eq!(
+        bench.api.egress(&key("a")).as_deref(),
+        Some("100M"),
+        "twice what was found on one of its pods"
+    );
+    let restore = Command {
+        sequence: 2,
+        ..command(Wanted::Restore)
+    };
+    for limit in [Some("100M"), Some("200M"), Some("400M"), Some("800M"), None] {
+        bench.send(restore.clone());
+        bench.settle();
+        assert_eq!(bench.api.egress(&key("a")).as_deref(), limit);
+        bench.pass(5);
+    }
+    let found = bench.api.egress(&key("b"));
+    assert_eq!(found.as_deref(), Some("50M"), "what was there before us");
+}
+
+#[test]
 fn an_older_command_changes_nothing_and_is_answered_with_the_highest_term() {
     let mut bench = Bench::new(three_pods(), Some(json!({})));
     bench.command(5, 2, 80.0);
