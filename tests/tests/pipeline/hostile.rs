@@ -98,8 +98,11 @@ pub(crate) async fn guard_rails(place: Where) -> anyhow::Result<()> {
     let token = world.apply("floor", spec).await;
     world.add("actuator").await?;
 
+    // above the ceiling; the pods have no limit, so this is a cut
+    send(&world, &token, "bulk", 10, 1, 1e12).await;
+    world.limited("bulk", Some("200M")).await;
     // 1 bit/s: the floor, not "unlimited", which is what Cilium makes of it
-    send(&world, &token, "bulk", 10, 1, 1.0).await;
+    send(&world, &token, "bulk", 10, 2, 1.0).await;
     world.limited("bulk", Some("10M")).await;
     world
         .counted(
@@ -114,11 +117,11 @@ pub(crate) async fn guard_rails(place: Where) -> anyhow::Result<()> {
             .logged("actuator", "out of the class's bounds")
             .is_empty()
     );
-    // above the ceiling
-    send(&world, &token, "bulk", 10, 2, 1e12).await;
-    world.limited("bulk", Some("200M")).await;
+    // from there up only in steps, on its own
     send(&world, &token, "bulk", 10, 3, 50e6).await;
     world.limited("bulk", Some("50M")).await;
+    let held_back = "laneguard_actuator_raises_held_back_total";
+    world.counted("actuator", held_back, &[], 1.0).await;
 
     // pods that must not be touched were not, and the outcome says which and why
     let done = outcome(&world, "the outcome", |o| o.sequence == 3 && !o.refused).await;
@@ -271,8 +274,9 @@ pub(crate) async fn guard_rails(place: Where) -> anyhow::Result<()> {
         .map(|seen| seen.limit)
         .collect();
     for limit in &seen {
-        let expected = [None, Some("10M"), Some("200M"), Some("50M"), Some("60M")];
-        assert!(expected.contains(&limit.as_deref()), "{seen:?}");
+        let expected = ["10M", "20M", "40M", "50M", "60M", "200M"];
+        let limit = limit.as_deref();
+        assert!(limit.is_none_or(|l| expected.contains(&l)), "{seen:?}");
     }
     world.all_run();
     world.finish().await;
@@ -370,11 +374,11 @@ pub(crate) async fn expiry(place: Where) -> anyhow::Result<()> {
     // a decider that comes back revives them; then the actuator dies, and a new one finds an old command and a limit nobody renews
     for (action, on_stale) in actions {
         let token = world.token(&action.to_lowercase());
-        let mut again = command(&token, "bulk", 6, 1, 90e6);
+        let mut again = command(&token, "bulk", 6, 1, 20e6);
         again.valid_for = Some(to_wire(after));
         again.on_stale = on_stale.into();
         publish(&world, &again).await;
-        world.limited(&action.to_lowercase(), Some("90M")).await;
+        world.limited(&action.to_lowercase(), Some("20M")).await;
     }
     let first = world.replicas("actuator")[0].clone();
     world.remove(&first).await;
@@ -383,7 +387,7 @@ pub(crate) async fn expiry(place: Where) -> anyhow::Result<()> {
     world.launch("actuator").await?;
     world.limited("protect", Some("10M")).await;
     world.limited("release", Some("150M")).await;
-    world.limited("hold", Some("90M")).await;
+    world.limited("hold", Some("20M")).await;
     world.all_run();
     world.finish().await;
     Ok(())
