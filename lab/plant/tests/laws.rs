@@ -72,7 +72,6 @@ fn adaptive_protects_on_every_link_and_number_of_pods_with_the_same_defaults() {
                 "{link_bps} {pods}: {violating} % violating, {goodput} % goodput"
             );
             if link_bps >= 200e6 {
-                // Measured on the kernel network, which the plant is fitted to: 3.75 %.
                 assert!(
                     violating < 3.0 && goodput > 92.0,
                     "{link_bps} {pods}: {violating} {goodput}"
