@@ -1,7 +1,6 @@
 //! Which pods each policy governs and where they run, for collector and decider. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 
 use laneguard_proto::placement::{ClassPlacement, MOST_PODS, Placement, PodPlacement};
 use laneguard_proto::policy::{BestEffort, Entry, Mode};
@@ -9,7 +8,7 @@ use laneguard_proto::subject::Token;
 
 use crate::annotation::effective_bps;
 use crate::plan::World;
-use crate::pods::{Key, Pod, workload_name};
+use crate::pods::{Key, Pod, within, workload_name};
 use crate::policies::Scope;
 
 /// The placement of every policy that is not off; `written_ms` is left at 0.
@@ -42,21 +41,25 @@ pub fn compute(world: &World<'_>, pods: &BTreeMap<Key, Pod>) -> Placements {
         .collect()
 }
 
-/// The pods of one namespace, or of all.
-fn within<'a>(
+/// The pods that a class governs: those its policy would limit.
+pub fn governed<'a>(
+    world: &'a World<'a>,
+    entry: &'a Entry,
+    class: &'a BestEffort,
     pods: &'a BTreeMap<Key, Pod>,
-    namespace: Option<&'a str>,
 ) -> impl Iterator<Item = &'a Pod> {
-    let from = namespace.map_or(Bound::Unbounded, |namespace| {
-        Bound::Included(Key {
-            namespace: namespace.into(),
-            name: "".into(),
+    within(pods, world.policies.only_namespace(entry))
+        .filter(|pod| class.selector.matches(&pod.labels))
+        .filter(|pod| {
+            let namespace = &pod.key.namespace;
+            let scope = world.policies.scope(entry, namespace, world.namespaces);
+            scope == Scope::Inside && world.untouchable(pod).is_none()
         })
-    });
-    pods.range((from, Bound::Unbounded))
-        .map(|(_, pod)| pod)
-        .take_while(move |pod| namespace.is_none_or(|namespace| namespace == &*pod.key.namespace))
-        .filter(|pod| !pod.ended)
+}
+
+/// The limit that a pod has now, bits per second. `None`: none.
+pub fn found_bps(pod: &Pod) -> Option<f64> {
+    pod.egress.as_deref().and_then(effective_bps)
 }
 
 fn of_class(
@@ -70,17 +73,8 @@ fn of_class(
         class: class.class.clone(),
         ..ClassPlacement::default()
     };
-    for pod in within(pods, world.policies.only_namespace(entry)) {
-        let governed = class.selector.matches(&pod.labels)
-            && world
-                .policies
-                .scope(entry, &pod.key.namespace, world.namespaces)
-                == Scope::Inside
-            && world.untouchable(pod).is_none();
-        if !governed {
-            continue;
-        }
-        if let Some(bps) = pod.egress.as_deref().and_then(effective_bps) {
+    for pod in governed(world, entry, class, pods) {
+        if let Some(bps) = found_bps(pod) {
             let lowest = placement.found_bps.map_or(bps, |found: f64| found.min(bps));
             placement.found_bps = Some(lowest);
         }

@@ -1,6 +1,7 @@
 //! Pods as far as they matter here: small, so that many thousand fit in memory.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use k8s_openapi::NamespaceResourceScope;
@@ -221,6 +222,23 @@ impl Pod {
             self.recalled = true;
         }
     }
+}
+
+/// The pods of one namespace, or of all, but for those that have ended.
+pub fn within<'a>(
+    pods: &'a BTreeMap<Key, Pod>,
+    namespace: Option<&'a str>,
+) -> impl Iterator<Item = &'a Pod> {
+    let from = namespace.map_or(Bound::Unbounded, |namespace| {
+        Bound::Included(Key {
+            namespace: namespace.into(),
+            name: "".into(),
+        })
+    });
+    pods.range((from, Bound::Unbounded))
+        .map(|(_, pod)| pod)
+        .take_while(move |pod| namespace.is_none_or(|namespace| namespace == &*pod.key.namespace))
+        .filter(|pod| !pod.ended)
 }
 
 /// A workload's name without the suffix that some manifests give deployments: both names mean the same.

@@ -1,17 +1,15 @@
 //! How fast limits rise that somebody else's law asks for.
 
-use std::ops::Bound;
-
 use laneguard_proto::policy::{BestEffort, Entry, Law, StaleAction};
 use tokio::time::Instant;
 use tracing::Span;
 
 use super::Reconciler;
-use crate::annotation::{Limit, effective_bps};
+use crate::annotation::Limit;
 use crate::batch::Trigger;
 use crate::commands::Wanted;
-use crate::pods::Key;
-use crate::policies::{Scope, Slot, Standing, class};
+use crate::placement::{found_bps, governed};
+use crate::policies::{Slot, Standing, class};
 use crate::rate_of_change::Asked;
 
 impl Reconciler {
@@ -95,25 +93,8 @@ impl Reconciler {
     /// The lowest limit on the pods that a class governs; infinite: none has one.
     fn found_bps(&self, entry: &Entry, class: &BestEffort, now: Instant) -> f64 {
         let world = self.world(now);
-        let only = self.policies.only_namespace(entry);
-        let from = only.map_or(Bound::Unbounded, |namespace| {
-            Bound::Included(Key {
-                namespace: namespace.into(),
-                name: "".into(),
-            })
-        });
-        self.pods
-            .range((from, Bound::Unbounded))
-            .map(|(_, pod)| pod)
-            .take_while(|pod| only.is_none_or(|namespace| namespace == &*pod.key.namespace))
-            .filter(|pod| !pod.ended && class.selector.matches(&pod.labels))
-            .filter(|pod| {
-                let scope = self
-                    .policies
-                    .scope(entry, &pod.key.namespace, &self.namespaces);
-                scope == Scope::Inside && world.untouchable(pod).is_none()
-            })
-            .filter_map(|pod| effective_bps(pod.egress.as_deref()?))
+        governed(&world, entry, class, &self.pods)
+            .filter_map(found_bps)
             .fold(f64::INFINITY, f64::min)
     }
 }

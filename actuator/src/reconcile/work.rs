@@ -1,6 +1,5 @@
 //! Looking at pods, writing them, and what became of it.
 
-use std::ops::Bound;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,7 +11,7 @@ use crate::batch::{Batch, Settled, Trigger};
 use crate::commands::Wanted;
 use crate::metrics::{ActionLabel, ResultLabel};
 use crate::plan::{Cause, Plan, Refusal};
-use crate::pods::Key;
+use crate::pods::{Key, within};
 use crate::policies::{Scope, Slot, class};
 
 impl Reconciler {
@@ -71,26 +70,15 @@ impl Reconciler {
             }
             _ => None,
         };
-        let from = only.map_or(Bound::Unbounded, |namespace| {
-            Bound::Included(Key {
-                namespace: namespace.into(),
-                name: "".into(),
-            })
-        });
-        for (key, pod) in self.pods.range((from, Bound::Unbounded)) {
-            if only.is_some_and(|namespace| namespace != &*key.namespace) {
-                break;
-            }
-            if pod.ended {
-                continue;
-            }
+        for pod in within(&self.pods, only) {
             let ours = pod
                 .record()
                 .is_some_and(|r| (&r.policy, &r.class) == (&batch.slot.policy, &batch.slot.class));
             let selected = class.filter(|c| c.selector.matches(&pod.labels));
             let scope = match (entry, selected) {
                 (Some(entry), Some(_)) => {
-                    self.policies.scope(entry, &key.namespace, &self.namespaces)
+                    self.policies
+                        .scope(entry, &pod.key.namespace, &self.namespaces)
                 }
                 _ => Scope::Outside,
             };
@@ -102,7 +90,7 @@ impl Reconciler {
             }
             let touchable = scope == Scope::Inside && not_covered.is_none();
             if ours || touchable {
-                batch.add(key.clone());
+                batch.add(pod.key.clone());
             }
         }
     }
