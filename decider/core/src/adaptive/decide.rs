@@ -9,8 +9,6 @@ use super::{
     steps::{are_exceeded, are_used, scale, undo},
 };
 
-/// Until learned: the command's way to the kernel, milliseconds.
-pub(super) const USUAL_EFFECT_MS: i64 = 250;
 /// A raise is held responsible for what comes within this time, milliseconds, for windows of a second.
 const RESPONSIBLE_MS: u64 = 5_000;
 /// What pods send after a cut teaches the way to the kernel for so long, milliseconds.
@@ -87,11 +85,11 @@ impl Control<'_> {
     }
 
     pub(super) fn ours(&self, their_ms: i64) -> i64 {
-        their_ms.saturating_sub(self.memory.ahead_ms)
+        self.memory.ours(their_ms)
     }
 
     pub(super) fn effect_ms(&self) -> i64 {
-        self.memory.effect_ms.unwrap_or(USUAL_EFFECT_MS)
+        self.memory.assumed_effect_ms()
     }
 
     /// Whether a window that began then, in the samples' clock, also saw the time before the last change.
@@ -107,7 +105,7 @@ impl Control<'_> {
             .max(0)
             .saturating_add(length_ms.saturating_mul(3))
             .saturating_add(5_000);
-        self.ours(start_ms) < change.at_ms.saturating_add(self.effect_ms())
+        !self.memory.began_in_force(start_ms)
             && self.now_ms.saturating_sub(change.at_ms) < patience_ms
     }
 

@@ -177,15 +177,6 @@ impl Control<'_> {
         }
     }
 
-    fn budget(&self) -> Option<f64> {
-        let settled = self.memory.capacity?.low_bps * self.parameters.settle;
-        Some(
-            self.memory
-                .held_bps
-                .map_or(settled, |held| held.max(settled)),
-        )
-    }
-
     /// [`Self::violating`], and learns from it when load comes.
     pub(super) fn violating_noted(&mut self, worst: &Finding) -> Verdict {
         if !self.parameters.forecast {

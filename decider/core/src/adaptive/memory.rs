@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::Policy;
 
-use super::{decide::USUAL_EFFECT_MS, observe::Signals, relation::Relation};
+use super::{observe::Signals, relation::Relation};
 
+/// Until learned: the command's way to the kernel, milliseconds.
+const USUAL_EFFECT_MS: i64 = 250;
 /// Most that a learned delay may be, milliseconds: beyond it something else is wrong.
 const MOST_EFFECT_MS: i64 = 30_000;
 
@@ -218,11 +220,20 @@ pub struct Floor {
 }
 
 impl Memory {
+    /// How long a change takes to reach the kernel, as far as is known, milliseconds.
+    pub(super) fn assumed_effect_ms(&self) -> i64 {
+        self.effect_ms.unwrap_or(USUAL_EFFECT_MS)
+    }
+
+    /// A time of the samples' clock in ours.
+    pub(super) fn ours(&self, their_ms: i64) -> i64 {
+        their_ms.saturating_sub(self.ahead_ms)
+    }
+
     /// Whether the limits of the last change were in force when a window began, in the samples' clock. Unset change: no.
     pub(super) fn began_in_force(&self, start_ms: i64) -> bool {
-        let effect_ms = self.effect_ms.unwrap_or(USUAL_EFFECT_MS);
         self.change.is_some_and(|change| {
-            start_ms.saturating_sub(self.ahead_ms) >= change.at_ms.saturating_add(effect_ms)
+            self.ours(start_ms) >= change.at_ms.saturating_add(self.assumed_effect_ms())
         })
     }
 

@@ -161,48 +161,16 @@ impl Relation {
     /// What to expect at a total; `None` while nothing was learned.
     #[must_use]
     pub fn expect(&self, total_bps: f64) -> Option<Expectation> {
-        let at = position(total_bps.max(1.0));
-        let blocks = self.fit();
-        let above = blocks.partition_point(|block| block.last < at);
-        let (mean, nearest, distance) = match (above.checked_sub(1), blocks.get(above)) {
-            (_, Some(block)) if block.first <= at => (block.mean, *block, 0.0),
-            // Below all that was seen it is no worse than there.
-            (None, Some(block)) => (block.mean, *block, 0.0),
-            (Some(below), None) => {
-                let block = blocks[below];
-                (block.mean, block, at - block.last)
-            }
-            (Some(below), Some(next)) => {
-                let (low, high) = (blocks[below], *next);
-                let share = (at - low.last) / (high.first - low.last);
-                let (nearest, distance) = if share < 0.5 {
-                    (low, at - low.last)
-                } else {
-                    (high, high.first - at)
-                };
-                (
-                    low.mean + share * (high.mean - low.mean),
-                    nearest,
-                    distance.min(MOST_DISTANCE),
-                )
-            }
-            (None, None) => return None,
-        };
-        let variance = (nearest.squares + NOISE * NOISE) / (nearest.windows + 1.0)
-            * (1.0 + 1.0 / nearest.windows.max(LEAST_WINDOWS));
-        Some(Expectation {
-            mean,
-            deviation: (variance + (IGNORANCE * distance).powi(2)).sqrt().max(0.01),
-            windows: nearest.windows,
-        })
+        expect(&self.fit(), total_bps)
     }
 
     /// The greatest total that was seen often enough and holds with at least this probability, bits per second.
     #[must_use]
     pub fn known_to_hold(&self, probability: f64) -> Option<f64> {
-        let totals = self.bins.iter().rev().map(Bin::total_bps);
-        totals.into_iter().find(|total_bps| {
-            self.expect(*total_bps).is_some_and(|expected| {
+        let blocks = self.fit();
+        let mut totals = self.bins.iter().rev().map(Bin::total_bps);
+        totals.find(|total_bps| {
+            expect(&blocks, *total_bps).is_some_and(|expected| {
                 expected.windows >= KNOWN && expected.holds() >= probability
             })
         })
@@ -211,8 +179,9 @@ impl Relation {
     /// The greatest raise from a total, as a share and at most `most`, after which targets hold with at least this probability.
     #[must_use]
     pub fn safe_raise(&self, total_bps: f64, most: f64, probability: f64) -> f64 {
+        let blocks = self.fit();
         let is_safe = |raise: f64| {
-            self.expect(total_bps * (1.0 + raise))
+            expect(&blocks, total_bps * (1.0 + raise))
                 .is_none_or(|expected| expected.holds() >= probability)
         };
         if is_safe(most) {
@@ -289,6 +258,43 @@ impl Relation {
         }
         blocks
     }
+}
+
+/// What a fit says of a total; `None`: nothing was learned.
+fn expect(blocks: &[Block], total_bps: f64) -> Option<Expectation> {
+    let at = position(total_bps.max(1.0));
+    let above = blocks.partition_point(|block| block.last < at);
+    let (mean, nearest, distance) = match (above.checked_sub(1), blocks.get(above)) {
+        (_, Some(block)) if block.first <= at => (block.mean, *block, 0.0),
+        // Below all that was seen it is no worse than there.
+        (None, Some(block)) => (block.mean, *block, 0.0),
+        (Some(below), None) => {
+            let block = blocks[below];
+            (block.mean, block, at - block.last)
+        }
+        (Some(below), Some(next)) => {
+            let (low, high) = (blocks[below], *next);
+            let share = (at - low.last) / (high.first - low.last);
+            let (nearest, distance) = if share < 0.5 {
+                (low, at - low.last)
+            } else {
+                (high, high.first - at)
+            };
+            (
+                low.mean + share * (high.mean - low.mean),
+                nearest,
+                distance.min(MOST_DISTANCE),
+            )
+        }
+        (None, None) => return None,
+    };
+    let variance = (nearest.squares + NOISE * NOISE) / (nearest.windows + 1.0)
+        * (1.0 + 1.0 / nearest.windows.max(LEAST_WINDOWS));
+    Some(Expectation {
+        mean,
+        deviation: (variance + (IGNORANCE * distance).powi(2)).sqrt().max(0.01),
+        windows: nearest.windows,
+    })
 }
 
 fn position(total_bps: f64) -> f64 {

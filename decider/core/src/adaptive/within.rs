@@ -9,6 +9,7 @@ use super::{
     decide::{Control, FIRM, LEAST_STEP, USED, Verdict, hold},
     memory::{Change, Episode, Phase},
     observe::{Finding, Level, Seen, Signals},
+    relation::Expectation,
     steps::{allowed, are_used, let_through, level_for, lower_to, scale},
 };
 
@@ -124,12 +125,13 @@ impl Control<'_> {
             }
             return self.drained(worst, episode);
         }
+        let is_tight = is_held && self.is_tight();
         if is_held
-            && (in_a_row >= FIRM && self.holds_here() < TRUST || self.is_tight())
+            && (in_a_row >= FIRM && self.holds_here() < TRUST || is_tight)
             && self.interval_passed()
             && self.memory.phase == Phase::Steady
         {
-            let why = if self.is_tight() {
+            let why = if is_tight {
                 format!(
                     "{}, and best-effort's present total leaves next to no room",
                     worst.text
@@ -147,19 +149,21 @@ impl Control<'_> {
         hold(format!("{}, and a queue may be building", worst.text))
     }
 
+    /// What was learned of what best-effort sends now.
+    fn expected_here(&self) -> Option<Expectation> {
+        let usage = self.seen.usage.as_ref()?;
+        self.memory.relation.expect(usage.total_bps)
+    }
+
     /// With what probability targets hold at what best-effort sends now, by what was learned; 0 if unknown.
     fn holds_here(&self) -> f64 {
-        let usage = self.seen.usage.as_ref();
-        usage
-            .and_then(|usage| self.memory.relation.expect(usage.total_bps))
+        self.expected_here()
             .map_or(0.0, |expected| expected.holds())
     }
 
     /// Whether what best-effort sends now was seen to leave next to no room below a target.
     fn is_tight(&self) -> bool {
-        let usage = self.seen.usage.as_ref();
-        usage
-            .and_then(|usage| self.memory.relation.expect(usage.total_bps))
+        self.expected_here()
             .is_some_and(|expected| expected.windows >= TIGHT.0 && expected.mean > TIGHT.1)
     }
 
@@ -206,6 +210,16 @@ impl Control<'_> {
         verdict
     }
 
+    /// What best-effort can safely have in all, bits per second; `None`: the capacity is not known.
+    pub(super) fn budget(&self) -> Option<f64> {
+        let settled = self.memory.capacity?.low_bps * self.parameters.settle;
+        Some(
+            self.memory
+                .held_bps
+                .map_or(settled, |held| held.max(settled)),
+        )
+    }
+
     fn steady(&mut self, worst: &Finding) -> Verdict {
         let seen = self.seen;
         let Some(usage) = &seen.usage else {
@@ -218,12 +232,7 @@ impl Control<'_> {
             ));
         }
         let total = usage.total_bps;
-        let budget = self.memory.capacity.map(|capacity| {
-            let settled = capacity.low_bps * self.parameters.settle;
-            self.memory
-                .held_bps
-                .map_or(settled, |held| held.max(settled))
-        });
+        let budget = self.budget();
         if let Some(guarded) = self.guard(worst, usage, budget) {
             return guarded;
         }
@@ -253,9 +262,9 @@ impl Control<'_> {
         self.memory.pods = Some(pods);
         let raised = std::mem::take(&mut self.memory.raised_while_idle);
         let budget = budget?;
-        let level = level_for(self.policy, usage, GUARDED * budget);
         let is_unused = usage.total_bps < 0.1 * budget
-            && !level.is_some_and(|level| self.would_hold(usage, level));
+            && !level_for(self.policy, usage, GUARDED * budget)
+                .is_some_and(|level| self.would_hold(usage, level));
         let unused = if is_unused {
             self.memory.count(|streak| &mut streak.unused)
         } else {
@@ -271,7 +280,7 @@ impl Control<'_> {
         } else {
             return None;
         };
-        let level = level?;
+        let level = level_for(self.policy, usage, GUARDED * budget)?;
         if unused >= FIRM {
             self.memory.test_after_ms = self
                 .memory
