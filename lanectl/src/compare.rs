@@ -211,7 +211,7 @@ impl Comparison {
             line.extend(["-", "-"].map(str::to_owned));
             lines.push(line);
         }
-        let mut text = aligned(&lines);
+        let mut text = output::table(&lines);
         text.push_str("* Estimates against no control. Allowed and lost: all best-effort pods together, on average.\n");
         text.push_str(self.closing());
         text
@@ -256,20 +256,6 @@ fn mbit(bps: Option<f64>) -> String {
 
 fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "-".to_owned(), |share| format!("{:.0}%", share * 100.0))
-}
-
-fn aligned(lines: &[Vec<String>]) -> String {
-    let width = |column: usize| lines.iter().map(|l| l[column].chars().count()).max();
-    let mut text = String::new();
-    for line in lines {
-        let cells = line.iter().enumerate();
-        let line: String = cells
-            .map(|(at, cell)| format!("{cell:<width$}  ", width = width(at).unwrap_or(0)))
-            .collect();
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 /// From a record or lines of decisions.

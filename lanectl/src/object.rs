@@ -3,6 +3,8 @@
 use laneguard_proto::policy::{API_VERSION, Entry, KIND, Origin};
 use serde_json::{Value, json};
 
+use crate::output;
+
 /// A whole QosPolicy object. Where it comes from stands in an annotation.
 ///
 /// # Errors
@@ -66,21 +68,7 @@ pub(crate) fn table(entries: &[Entry]) -> String {
             entry.generation.to_string(),
         ]
     }));
-    let widths: Vec<usize> = (0..head.len())
-        .map(|column| {
-            let lengths = rows.iter().map(|row| row[column].chars().count());
-            lengths.max().unwrap_or_default()
-        })
-        .collect();
-    rows.iter()
-        .map(|row| {
-            let cells = row.iter().zip(&widths);
-            let line: Vec<String> = cells
-                .map(|(cell, width)| format!("{cell:<width$}"))
-                .collect();
-            format!("{}\n", line.join("  ").trim_end())
-        })
-        .collect()
+    output::table(&rows)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use laneguard_proto::v1::Decision;
 use laneguard_runtime::bus::{Bus, Start, Subscription};
 
 use crate::args::Stream;
+use crate::words::plain;
 use crate::{name, output};
 
 /// Prints decisions for ever.
@@ -65,7 +66,7 @@ pub(crate) fn text(decision: &Decision) -> String {
             line.push_str(&format!(" {} {before} -> {after}", limit.class));
         }
     }
-    line.push_str(&format!(": {}", one_line(&decision.reason)));
+    line.push_str(&format!(": {}", plain(&decision.reason)));
     if decision.repeats > 0 {
         line.push_str(&format!(" [{} times before]", decision.repeats));
     }
@@ -78,13 +79,6 @@ fn mbit(bps: Option<f64>) -> String {
         || "?".to_owned(),
         |bps| format!("{}M", (bps / 1e3).round() / 1e3),
     )
-}
-
-/// Reasons are sentences of a decider, and any decider may write: no control characters reach the terminal.
-fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
 }
 
 #[cfg(test)]

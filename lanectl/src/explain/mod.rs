@@ -74,6 +74,13 @@ struct Search {
 }
 
 impl Search {
+    fn new(wanted: Wanted) -> Self {
+        Self {
+            wanted,
+            chosen: None,
+        }
+    }
+
     fn take(&mut self, decision: Box<Decision>) {
         // what never governed explains nothing that happened
         if decision.shadow {
@@ -160,10 +167,7 @@ pub(crate) fn record<R: BufRead>(
     wanted: Wanted,
     format: Stream,
 ) -> anyhow::Result<()> {
-    let mut search = Search {
-        wanted,
-        chosen: None,
-    };
+    let mut search = Search::new(wanted);
     let mut one = OnePolicy::new(policy);
     while let Some(line) = reader.next()? {
         match line {
@@ -191,10 +195,7 @@ pub(crate) async fn stream(
     wanted: Wanted,
     format: Stream,
 ) -> anyhow::Result<()> {
-    let mut search = Search {
-        wanted,
-        chosen: None,
-    };
+    let mut search = Search::new(wanted);
     let filter = subject::decision(bus.cluster().as_str(), policy.as_str());
     let mut decisions: Subscription<Decision> =
         bus.subscribe_to(Kind::Decision, filter, Start::Ago(since));

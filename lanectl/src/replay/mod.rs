@@ -212,18 +212,7 @@ impl<'a> Report<'a> {
         out.push('\n');
         let head = ["".to_owned(), "recorded".to_owned(), "replayed".to_owned()];
         let rows: Vec<&[String; 3]> = std::iter::once(&head).chain(&self.table).collect();
-        let widest = |column: usize| {
-            rows.iter()
-                .map(|row| row[column].chars().count())
-                .max()
-                .unwrap_or_default()
-        };
-        let (what, value) = (widest(0), widest(1));
-        for row in &rows {
-            let line = format!("{:<what$}  {:<value$}  {}", row[0], row[1], row[2]);
-            out.push_str(line.trim_end());
-            out.push('\n');
-        }
+        out.push_str(&output::table(&rows));
         out.push('\n');
         out.push_str(&plot::plot(
             &self.track.points,

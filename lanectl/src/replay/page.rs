@@ -1,6 +1,6 @@
 //! The comparison as one HTML page that needs nothing else.
 
-use super::track::Point;
+use super::track::{Point, range};
 use crate::words::{clock, number};
 
 /// Most corners of a line: more than a screen has pixels tells nothing.
@@ -156,16 +156,9 @@ pub(super) fn page(
         span: (last.at_ms - first.at_ms).max(1) as f64,
     };
     for (index, class) in classes.iter().enumerate() {
-        let all = points
-            .iter()
-            .flat_map(|p| [p.recorded.get(index), p.replayed.get(index)])
-            .flatten();
-        let (low, high) = all.fold((f64::INFINITY, 0.0_f64), |(low, high), v| {
-            (low.min(*v), high.max(*v))
-        });
-        if !(low.is_finite() && low > 0.0) {
+        let Some((low, high)) = range(points, index) else {
             continue;
-        }
+        };
         let scale = Scale {
             low: low / 1.2,
             high: high * 1.2,

@@ -1,6 +1,6 @@
 //! The comparison as block characters for a terminal.
 
-use super::track::Point;
+use super::track::{Point, range};
 use crate::words::{clock, number};
 
 /// Eighths of a cell, from empty to full.
@@ -91,16 +91,9 @@ pub(super) fn plot(
         }
     };
     for (index, class) in classes.iter().enumerate() {
-        let all = points
-            .iter()
-            .flat_map(|p| [p.recorded.get(index), p.replayed.get(index)])
-            .flatten();
-        let (low, high) = all.fold((f64::INFINITY, 0.0_f64), |(low, high), v| {
-            (low.min(*v), high.max(*v))
-        });
-        if !(low.is_finite() && low > 0.0) {
+        let Some((low, high)) = range(points, index) else {
             continue;
-        }
+        };
         // room below the least, so that it is not taken for zero
         let scale = (low / 1.5, high.max(low * 1.01));
         let rows = 6;

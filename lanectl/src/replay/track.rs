@@ -25,6 +25,18 @@ pub(super) struct Point {
     pub(super) replayed: Vec<f64>,
 }
 
+/// The least and the greatest limit of a class under both laws, bits per second. `None`: there is nothing to draw.
+pub(super) fn range(points: &[Point], class: usize) -> Option<(f64, f64)> {
+    let all = points
+        .iter()
+        .flat_map(|point| [point.recorded.get(class), point.replayed.get(class)])
+        .flatten();
+    let (low, high) = all.fold((f64::INFINITY, 0.0_f64), |(low, high), bps| {
+        (low.min(*bps), high.max(*bps))
+    });
+    (low.is_finite() && low > 0.0).then_some((low, high))
+}
+
 /// What is replayed.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Choice {
