@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, Patch, PatchParams, WatchEvent, WatchParams};
 use laneguard_proto::duration::timestamp_from_ms;
 use laneguard_proto::subject::{self, Kind};
-use laneguard_proto::v1::{Command, Decision, Sample, Signals, sample::Quality};
+use laneguard_proto::v1::{Command, Decision, Sample, sample::Quality};
 use laneguard_runtime::bus::{Publish, Start};
 use laneguard_runtime::clock::unix_ms;
 use laneguard_tests::kubernetes::{EGRESS, Real, Where};
@@ -143,16 +143,7 @@ fn sample(policy: &str, workload: &str, sequence: u64, jitter_ms: f64) -> Sample
         observed_at: Some(timestamp_from_ms(now)),
         source: "bench".into(),
         quality: Quality::Good.into(),
-        raw: Some(Signals {
-            p25_ms: Some(1.0),
-            p50_ms: Some(1.0),
-            p75_ms: Some(1.0 + jitter_ms),
-            p95_ms: Some(2.0 + jitter_ms),
-            p99_ms: Some(3.0 + jitter_ms),
-            mean_ms: Some(1.0 + jitter_ms / 2.0),
-            jitter_ms: Some(jitter_ms),
-            ..Signals::default()
-        }),
+        raw: Some(measure::signals(jitter_ms)),
         count: Some(200.0),
         request_rate: Some(200.0),
         ..Sample::default()

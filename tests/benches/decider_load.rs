@@ -289,14 +289,8 @@ fn sample(n: usize, sequence: u64, round: u64) -> Sample {
         source: "bench".into(),
         quality: Quality::Good.into(),
         raw: Some(Signals {
-            p25_ms: Some(1.0),
             p50_ms: Some(1.5),
-            p75_ms: Some(1.0 + jitter_ms),
-            p95_ms: Some(2.0 + jitter_ms),
-            p99_ms: Some(3.0 + jitter_ms),
-            mean_ms: Some(1.0 + jitter_ms / 2.0),
-            jitter_ms: Some(jitter_ms),
-            ..Signals::default()
+            ..measure::signals(jitter_ms)
         }),
         count: Some(200.0),
         request_rate: Some(200.0),

@@ -1,6 +1,7 @@
-//! What the benchmarks share: a process' cost, and quantiles.
+//! What the benchmarks share: what a sample shows, a process' cost, and quantiles.
 
 use anyhow::Context as _;
+use laneguard_proto::v1::Signals;
 
 /// Processor time in seconds and resident memory in MiB of a process.
 pub(crate) fn usage(id: u32) -> anyhow::Result<(f64, f64)> {
@@ -36,4 +37,18 @@ pub(crate) fn quantiles(values: &mut [f64]) -> Option<[f64; 3]> {
         values.get(rank - 1).copied()
     };
     Some([at(0.5)?, at(0.99)?, at(1.0)?])
+}
+
+/// Signals of requests of 1 ms, of which a quarter and more take longer by so much.
+pub(crate) fn signals(jitter_ms: f64) -> Signals {
+    Signals {
+        p25_ms: Some(1.0),
+        p50_ms: Some(1.0),
+        p75_ms: Some(1.0 + jitter_ms),
+        p95_ms: Some(2.0 + jitter_ms),
+        p99_ms: Some(3.0 + jitter_ms),
+        mean_ms: Some(1.0 + jitter_ms / 2.0),
+        jitter_ms: Some(jitter_ms),
+        ..Signals::default()
+    }
 }
