@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{adaptive, autorate, drop_rate, headroom, threshold, watermark};
+use crate::{adaptive, autorate, drop_rate, headroom, sample::Sample, threshold, watermark};
 
 pub use crate::tolerance::{MOST_WINDOWS, Tolerance};
 
@@ -244,7 +244,36 @@ impl Policy {
     }
 }
 
+/// A target and what a sample shows of its signal.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reading {
+    /// The signal, in words.
+    pub name: &'static str,
+    /// The target in milliseconds.
+    pub target_ms: f64,
+    /// What was measured, in milliseconds. Unset: nothing.
+    pub value_ms: Option<f64>,
+}
+
 impl Targets {
+    /// Every target that is set, beside what a sample shows.
+    pub fn readings(&self, sample: &Sample) -> impl Iterator<Item = Reading> + use<> {
+        [
+            ("P95 latency", self.p95_ms, sample.p95_ms),
+            ("P99 latency", self.p99_ms, sample.p99_ms),
+            ("mean latency", self.mean_ms, sample.mean_ms),
+            ("jitter", self.jitter_ms, sample.jitter_ms),
+        ]
+        .into_iter()
+        .filter_map(|(name, target_ms, value_ms)| {
+            Some(Reading {
+                name,
+                target_ms: target_ms?,
+                value_ms,
+            })
+        })
+    }
+
     fn validate(&self, field: &str, needed: bool) -> Result<(), PolicyError> {
         let all = [
             ("p95_ms", self.p95_ms),

@@ -542,13 +542,8 @@ fn newest_usage<'a>(class: &Class, samples: &'a [Sample]) -> Option<&'a Usage> {
 
 /// Whether a signal is above its target. `None`: no signal with a target was measured.
 fn violates(targets: &Targets, sample: &Sample) -> Option<bool> {
-    [
-        (targets.p95_ms, sample.p95_ms),
-        (targets.p99_ms, sample.p99_ms),
-        (targets.mean_ms, sample.mean_ms),
-        (targets.jitter_ms, sample.jitter_ms),
-    ]
-    .into_iter()
-    .filter_map(|(target, value)| Some(value? > target?))
-    .reduce(|one, other| one || other)
+    targets
+        .readings(sample)
+        .filter_map(|reading| Some(reading.value_ms? > reading.target_ms))
+        .reduce(|one, other| one || other)
 }

@@ -3,7 +3,7 @@
 use laneguard_decider::decide::{self, Inputs};
 use laneguard_decider::wire::{self, Plan};
 use laneguard_decider_core::policy::{Law, Policy};
-use laneguard_decider_core::sample::{Quality, Sample};
+use laneguard_decider_core::sample::Sample;
 use laneguard_decider_core::state::State;
 use laneguard_proto::policy::Entry;
 use laneguard_proto::v1::Decision;
@@ -292,19 +292,14 @@ fn signal(policy: &Policy, samples: &[Sample]) -> Option<f64> {
             .critical
             .iter()
             .find(|c| c.workload == sample.workload)?;
-        if !matches!(sample.quality, Quality::Good | Quality::Coarse) {
+        if !sample.quality.is_measured() {
             return None;
         }
-        let targets = critical.targets;
-        [
-            (sample.p95_ms, targets.p95_ms),
-            (sample.p99_ms, targets.p99_ms),
-            (sample.mean_ms, targets.mean_ms),
-            (sample.jitter_ms, targets.jitter_ms),
-        ]
-        .into_iter()
-        .filter_map(|(value, target)| Some(value? / target?))
-        .max_by(f64::total_cmp)
+        critical
+            .targets
+            .readings(sample)
+            .filter_map(|reading| Some(reading.value_ms? / reading.target_ms))
+            .max_by(f64::total_cmp)
     };
     samples.iter().filter_map(of_sample).max_by(f64::total_cmp)
 }

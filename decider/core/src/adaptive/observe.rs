@@ -188,15 +188,10 @@ pub(super) fn observe(
 }
 
 fn missing(targets: &Targets, sample: &Sample) -> Option<&'static str> {
-    [
-        ("P95 latency", targets.p95_ms, sample.p95_ms),
-        ("P99 latency", targets.p99_ms, sample.p99_ms),
-        ("mean latency", targets.mean_ms, sample.mean_ms),
-        ("jitter", targets.jitter_ms, sample.jitter_ms),
-    ]
-    .into_iter()
-    .find(|(_, target, value)| target.is_some() && value.is_none())
-    .map(|(name, ..)| name)
+    targets
+        .readings(sample)
+        .find(|reading| reading.value_ms.is_none())
+        .map(|reading| reading.name)
 }
 
 struct Signal {
