@@ -372,11 +372,17 @@ impl Control<'_> {
         }
         let step = self.memory.test_step.clamp(LEAST_STEP, MOST_TEST);
         // Above the old mark and calm: the network has changed, and the old mark means little.
-        if self
+        let has_changed = self
             .memory
             .held_bps
-            .is_some_and(|held| held >= self.memory.mark_bps * 1.003)
-        {
+            .is_some_and(|held| held >= self.memory.mark_bps * 1.003);
+        if !has_changed && !self.interval_passed() {
+            return hold(format!(
+                "{}, and what is above the limit that hurt is tried out slowly",
+                worst.text
+            ));
+        }
+        if has_changed {
             self.memory.test_step = (step * 2.0).min(MOST_TEST);
         }
         let verdict = self.raise(
