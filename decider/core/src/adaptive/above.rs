@@ -194,13 +194,13 @@ impl Control<'_> {
         if stale {
             return self.cut_blind(worst, episode);
         }
-        self.cut(
-            worst,
-            episode,
-            usage,
-            (worst.excess_ms - before_ms).max(0.0),
-            in_a_row,
-        )
+        // Where the window of what was sent began before the congestion, the whole queue grew inside it.
+        let filled_ms = if usage.start_ms < episode.onset_high_ms {
+            worst.excess_ms
+        } else {
+            (worst.excess_ms - before_ms).max(0.0)
+        };
+        self.cut(worst, episode, usage, filled_ms, in_a_row)
     }
 
     /// Whether the queue had time to drain between the last cut and the window: one that still saw it drain proves nothing.

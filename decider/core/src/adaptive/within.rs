@@ -18,6 +18,8 @@ pub(super) const GUARDED: f64 = 0.96;
 
 /// Calm windows in a row after which a cause that lies elsewhere is gone.
 const LASTING: u8 = 15;
+/// So near below what hurt, limits go up at the steady pace only.
+const NEAR: f64 = 0.06;
 /// While no limit is known to hurt, limits grow by this factor.
 const GROWTH: f64 = 1.5;
 /// A rise of the room's use by more than this after a raise is a queue that builds, not a busier link.
@@ -343,12 +345,12 @@ impl Control<'_> {
             return self.raise((known / total).min(1.04), why);
         }
         if gap > LEAST_STEP {
-            if (gap < 0.03 || !worst.quiet) && !self.interval_passed() {
+            if (gap < NEAR || !worst.quiet) && !self.interval_passed() {
                 return hold(format!("{}, and limits are near what hurt", worst.text));
             }
             let why = format!("{}, {} % below what hurt", worst.text, number(gap * 100.0));
             // The middle when near, less when far, where what hurt is a guess.
-            let step = if gap < 0.03 { gap / 2.0 } else { gap / 3.0 };
+            let step = if gap < 0.02 { gap } else if gap < NEAR { gap / 2.0 } else { gap / 3.0 };
             let step = if worst.quiet { step } else { step.min(0.01) };
             let step = step.clamp(LEAST_STEP, if gap > 0.25 { 0.08 } else { 0.04 });
             let safe = self.memory.relation.safe_raise(total, step, CONFIDENCE);
