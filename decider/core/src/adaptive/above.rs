@@ -19,6 +19,8 @@ const DEEPER: [f64; 4] = [0.0, 0.4, 0.6, 0.75];
 const WELL_KNOWN: f64 = 0.93;
 /// A pod that sends less than this share of its limit is held by something else.
 const HELD: f64 = 0.97;
+/// Best-effort that still sends more than this share of what it did before the cuts was not cut by enough to prove anything.
+const TAKEN: f64 = 0.7;
 /// A queue drains within this time, milliseconds, or it is none.
 const MOST_DRAIN_MS: f64 = 1_000.0;
 /// What flows in slow start lose, as a share of the queue that they fill.
@@ -153,16 +155,19 @@ impl Control<'_> {
             .zip(&self.state.limits)
             .all(|(class, limit)| limit.limit_bps <= class.min_bps);
         if at_minimum {
-            return if episode.futile > 0 && episode.give_back > 1.0 {
+            let was_taken = self.was_taken(&episode);
+            return if episode.futile > 0 && episode.give_back > 1.0 && was_taken {
                 self.give_up(worst, episode, "best-effort at its minimum did not help")
             } else if in_a_row >= FIRM {
-                // Cuts helped, and there is nothing more to take.
+                // Cuts helped, and there is nothing more to take, or the minimum leaves too much to prove anything.
+                let why = if was_taken {
+                    "best-effort has its minimum, and that does not suffice"
+                } else {
+                    "best-effort has its minimum, which for all its pods together is about what it sent before: a lower minimum is needed"
+                };
                 Verdict {
                     action: Action::CannotBeMet,
-                    why: format!(
-                        "{}, best-effort has its minimum, and that does not suffice",
-                        worst.text
-                    ),
+                    why: format!("{}, {why}", worst.text),
                 }
             } else {
                 hold(format!("{}, and best-effort has its minimum", worst.text))
@@ -201,6 +206,14 @@ impl Control<'_> {
             (worst.excess_ms - before_ms).max(0.0)
         };
         self.cut(worst, episode, usage, filled_ms, in_a_row)
+    }
+
+    /// Whether cuts took something from best-effort that a link would notice. Without usage that is taken for granted.
+    fn was_taken(&self, episode: &Episode) -> bool {
+        match (&self.seen.usage, episode.total_bps) {
+            (Some(usage), Some(before_bps)) => usage.total_bps < TAKEN * before_bps,
+            _ => true,
+        }
     }
 
     /// Whether the queue had time to drain between the last cut and the window: one that still saw it drain proves nothing.

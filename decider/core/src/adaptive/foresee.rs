@@ -43,6 +43,8 @@ const LEAST_SEASONS: usize = 3;
 const MOST_SEASONS: usize = 5;
 /// How far from foretold an onset may be, as a share of the time since the one before.
 const TOLERANCE: f64 = 0.04;
+/// A queue that grew by this factor after a raise was undone has another cause.
+const GROWN: f64 = 1.5;
 /// Of the times between onsets: slow, since they are counted by hand.
 const WEIGHTS: Weights = Weights {
     level: 0.3,
@@ -170,10 +172,11 @@ fn beside(usage: &Seen, level_bps: f64) -> f64 {
 }
 
 impl Control<'_> {
-    fn cuts(&self) -> u8 {
+    /// Cuts in the present episode, and the milliseconds of queue that they were for.
+    fn cuts(&self) -> (u8, f64) {
         match self.memory.phase {
-            Phase::Episode(episode) => episode.cuts,
-            _ => 0,
+            Phase::Episode(episode) => (episode.cuts, episode.excess_ms),
+            _ => (0, 0.0),
         }
     }
 
@@ -182,7 +185,7 @@ impl Control<'_> {
         if !self.parameters.forecast {
             return self.violating(worst);
         }
-        let cuts = self.cuts();
+        let (cuts, cut_for_ms) = self.cuts();
         // The windows before were calm: the queue is no older than this one, give or take its last requests.
         #[allow(clippy::cast_precision_loss)]
         let raised_ms = self.responsible_raise().map_or(0.0, |raise| {
@@ -196,7 +199,7 @@ impl Control<'_> {
             // What comes is not about bandwidth: to lower best-effort before it would help nobody.
             self.memory.forecast.onsets.clear();
             self.memory.forecast.expected = None;
-        } else if self.cuts() > cuts {
+        } else if self.cuts().0 > cuts {
             let expected = self.memory.forecast.expected.take();
             let onset_ms = match (expected, self.memory.phase) {
                 (Some(expected), _) => expected.at_ms.clamp(
@@ -222,8 +225,10 @@ impl Control<'_> {
                 Some(last) if onset_ms < last.at_ms.saturating_add(2 * ONE_ONSET_MS) => {
                     last.budget_bps = budget;
                 }
-                // A queue that the last raise explains is no load that came.
-                _ if cuts == 0 && worst.excess_ms > raised_ms => {
+                // A queue that the last raise explains is no load that came, unless it grows on although the raise was undone.
+                _ if cuts == 0 && worst.excess_ms > raised_ms
+                    || cuts == 1 && worst.excess_ms > GROWN * cut_for_ms =>
+                {
                     forecast.note(onset_ms, budget);
                 }
                 _ => {}

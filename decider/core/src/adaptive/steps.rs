@@ -18,6 +18,9 @@ use crate::{
 
 use super::observe::Seen;
 
+/// From this share of all that limits allow on, every pod is taken to be at its limit.
+const FULL: f64 = 0.9;
+
 /// Limits are whole kilobits per second, as an annotation can write them.
 fn whole_kilobits(class: &Class, limit_bps: f64) -> f64 {
     class.clamp((class.clamp(limit_bps) / 1e3).round() * 1e3)
@@ -242,22 +245,30 @@ pub(super) fn are_exceeded(state: &State, usage: &Seen) -> bool {
 }
 
 /// What pods are counted to send in a window cannot be more than limits in force let through: the rest is the error of counters that
-/// are not read at even distances, and would pass for a link that carries more than it does. That error is the same for all pods, so
-/// the total shrinks by what the busiest one exceeds its limit by. Where it clearly does after a cut, that is not in force yet, and nothing
-/// is known better; after a raise what was in force before let through even less.
+/// are not read at even distances, and would pass for a link that carries more than it does. Where it clearly does after a cut, that is
+/// not in force yet, and nothing is known better; after a raise what was in force before let through even less.
 pub(super) fn bound_by_limits(state: &State, usage: &mut Seen, is_raised: bool) {
     if is_raised || !are_exceeded(state, usage) {
-        usage.total_bps =
-            (usage.total_bps / fullness(state, usage).max(1.0)).min(allowed(state, usage));
+        let allowed = allowed(state, usage);
+        // With all pods at their limits the limits are the better measure; else all are taken to share the busiest one's error.
+        usage.total_bps = if usage.total_bps >= FULL * allowed {
+            usage.total_bps.min(allowed)
+        } else {
+            usage.total_bps / fullness(state, usage).max(1.0)
+        };
     }
 }
 
 /// What pods at their limits really send in a calm window, bits per second: what limits let through, from which a reading of the counters
-/// differs by a few percent either way. A raise by such a reading would go beyond what it was meant to go to.
+/// differs by a few percent either way, and not by the same for each pod. A raise by such a reading would go beyond what it was meant to
+/// go to.
 pub(super) fn let_through(state: &State, usage: &Seen, used: f64) -> f64 {
+    let allowed = allowed(state, usage);
     let fullness = fullness(state, usage);
-    if fullness > used {
-        (usage.total_bps / fullness).min(allowed(state, usage))
+    if usage.total_bps >= FULL * allowed {
+        allowed
+    } else if fullness > used {
+        (usage.total_bps / fullness).min(allowed)
     } else {
         usage.total_bps
     }

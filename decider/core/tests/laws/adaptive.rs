@@ -172,7 +172,8 @@ fn the_same_window_again_is_no_second_witness() {
 fn an_early_sign_after_a_raise_undoes_it_before_a_target_is_missed() {
     let mut trace = Trace::after_congestion();
     trace.calm(8.0, 180.0);
-    // Steady at the limits: near what hurt, they rise by half of the gap every 12 s. 0.985 * 198 / 192.06 - 1 = 1.547 %.
+    // Steady at the limits: near what hurt, they rise after 12 s to 1.5 % below it, 0.985 * 198 / 192.06 - 1 = 1.547 %, or
+    // as far as targets hold with 90 %.
     for end in 9..=18 {
         assert_eq!(
             trace.calm(f64::from(end), 192.06),
@@ -182,7 +183,7 @@ fn an_early_sign_after_a_raise_undoes_it_before_a_target_is_missed() {
     }
     let (action, raised) = trace.calm(19.5, 192.06);
     assert_eq!(action, Increase);
-    assert!((raised / 64.02 - 1.007_73).abs() < 1e-4, "{raised}");
+    assert!((1.01..1.015_5).contains(&(raised / 64.02)), "{raised}");
     // The mean went from 1 to 4 ms: a third of the room below P95's 10 ms. No target is missed.
     let (action, limit) = trace.see(sending(193.5, steady(ROBOT, 20.5, 4.0)));
     assert_eq!(action, LatencyGentleThrottle);
