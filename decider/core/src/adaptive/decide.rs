@@ -6,13 +6,17 @@ use super::{
     Parameters,
     memory::{Change, Memory, bounded_effect},
     observe::{Finding, Level, Observation},
-    steps::{are_exceeded, are_used, scale, undo},
+    steps::{are_exceeded, are_used, let_through, scale, undo},
 };
 
 /// A raise is held responsible for what comes within this time, milliseconds, for windows of a second.
 const RESPONSIBLE_MS: u64 = 5_000;
 /// What pods send after a cut teaches the way to the kernel for so long, milliseconds.
 const TEACHING_MS: i64 = 30_000;
+/// A raise that hurts costs up to two windows: this many after it without another one near what hurt keep that to a twentieth.
+const RESTED_NEAR: i64 = 40;
+/// The same where what hurt is far and therefore a guess.
+const RESTED_FAR: i64 = 12;
 /// The smallest step of a test, as a share of the limit.
 pub(super) const LEAST_STEP: f64 = 0.005;
 /// A pod that sends more than this share of its limit uses it.
@@ -222,10 +226,10 @@ impl Control<'_> {
     }
 
     /// How long no limit is to rise above what held, after a raise that hurt, milliseconds: windows of a second show at once what a raise
-    /// does, and longer ones cost a whole window each time.
-    pub(super) fn rest_ms(&self) -> i64 {
-        let interval_ms = self.parameters.steady_interval_ms;
-        let rest_ms = self.paced(interval_ms).saturating_sub_unsigned(interval_ms);
+    /// does, and longer ones cost whole windows each time.
+    pub(super) fn rest_ms(&self, is_near: bool) -> i64 {
+        let windows = if is_near { RESTED_NEAR } else { RESTED_FAR };
+        let rest_ms = (self.memory.window_ms.clamp(1_000, 60_000) - 1_000).saturating_mul(windows);
         self.memory.hurt_ms.map_or(0, |at_ms| {
             let since_ms = self.now_ms.saturating_sub(at_ms).max(0);
             rest_ms.saturating_sub(since_ms).max(0)
@@ -269,11 +273,18 @@ impl Control<'_> {
         change(self.policy, self.state);
         if before != self.state.limits {
             let undo = undo(self.policy, &before, self.state);
+            let after = std::mem::replace(&mut self.state.limits, before);
+            let total_bps = self
+                .seen
+                .usage
+                .as_ref()
+                .map(|usage| let_through(self.state, usage, USED));
+            self.state.limits = after;
             self.memory.change = Some(Change {
                 at_ms: self.now_ms,
                 up: undo < 1.0,
                 undo,
-                total_bps: self.seen.usage.as_ref().map(|usage| usage.total_bps),
+                total_bps,
                 settling: false,
             });
             self.memory.streak.violating = 0;

@@ -328,7 +328,8 @@ impl Control<'_> {
             return self.raise((budget / total).min(3.0), why);
         }
         self.memory.streak.room = 0;
-        let rest_ms = self.rest_ms();
+        let gap = 0.985 * capacity.high_bps / total - 1.0;
+        let rest_ms = self.rest_ms(gap < NEAR);
         if rest_ms > 0 {
             return hold(format!(
                 "{}, and a raise hurt for a whole window: no other one for {}",
@@ -336,7 +337,6 @@ impl Control<'_> {
                 seconds(rest_ms.unsigned_abs())
             ));
         }
-        let gap = 0.985 * capacity.high_bps / total - 1.0;
         if let Some(known) = self.memory.relation.known_to_hold(TRUST)
             && (LEAST_STEP..).contains(&(known / total - 1.0))
             && gap > LEAST_STEP
@@ -435,9 +435,10 @@ impl Control<'_> {
         if !self.is_mixed(worst.start_ms, worst.end_ms)
             && !self.is_mixed(usage.start_ms, usage.end_ms)
         {
+            let total_bps = let_through(self.state, usage, USED);
             self.memory
                 .relation
-                .learn(self.now_ms, usage.total_bps, worst.used);
+                .learn(self.now_ms, total_bps, worst.used);
         }
     }
 
