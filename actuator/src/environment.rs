@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use laneguard_proto::policy::{
     Actuation, BestEffort, Bounds, Control, Critical, DropRate, Entry, Law, LawChoice, Link,
-    Metric, Mode, OnStale, Origin, Spec, Steps, Target,
+    Metric, Mode, OnStale, Origin, Spec, Steps, Target, Targets,
 };
 use laneguard_proto::quantity::Bandwidth;
 use laneguard_proto::selector::LabelSelector;
@@ -276,7 +276,7 @@ fn critical(variables: &Variables, targets: &[Target]) -> Result<Vec<Critical>, 
             Some((namespace, name)) if is_name(namespace) && is_name(name) => Ok(Critical {
                 workload: name.to_owned(),
                 namespace: Some(namespace.to_owned()),
-                targets: targets.to_vec(),
+                targets: Targets::Listed(targets.to_vec()),
                 tolerate: None,
             }),
             _ => Err(bad(format!("`{part}` is not namespace/name"))),

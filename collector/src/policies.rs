@@ -45,7 +45,7 @@ pub struct Workload {
     pub token: Token,
     /// What telemetry calls it.
     pub selector: Selector,
-    /// What must hold.
+    /// What must hold; empty where the decider learns it.
     pub targets: Vec<Target>,
 }
 
@@ -97,7 +97,7 @@ fn policy(cluster: &str, key: &Token, bytes: &[u8]) -> Result<Option<Policy>, Po
                     critical.namespace_in(&entry.namespace),
                     &critical.workload,
                 ),
-                targets: critical.targets.clone(),
+                targets: critical.targets.listed().to_vec(),
             })
         })
         .collect::<Result<_, PolicyError>>()?;

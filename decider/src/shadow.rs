@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use laneguard_decider_core::adaptive;
 use laneguard_decider_core::policy::Policy;
 use laneguard_decider_core::sample::Sample;
 use laneguard_decider_core::shadow::{Account, Governing, Ledger, Seat, Verdict};
@@ -167,9 +168,13 @@ impl Shadows {
             applied: round.applied,
         };
         self.applied = round.applied;
-        let verdicts = self
-            .ledger
-            .round(*now_ms, policy, shadows, governing, samples);
+        let verdicts = self.ledger.round(
+            *now_ms,
+            &adaptive::in_force(policy, &round.evaluation.state),
+            shadows,
+            governing,
+            samples,
+        );
         self.count(&before, round.evaluation.action, &verdicts);
         self.said
             .retain(|name, _| shadows.iter().any(|(shadow, _)| shadow == name));

@@ -172,6 +172,7 @@ fn critical(critical: &policy::Critical, namespace: &str) -> Result<Critical, Re
             mean_ms: critical.target_ms(Metric::Mean),
             jitter_ms: critical.target_ms(Metric::Jitter),
         },
+        auto: critical.targets == policy::Targets::Auto,
         tolerate: critical.tolerate.map(|tolerate| match tolerate {
             policy::Tolerate::Windows { windows, of } => Tolerance { windows, of },
             policy::Tolerate::InARow(windows) => Tolerance::in_a_row(windows),
@@ -372,6 +373,18 @@ mod tests {
             .map(|c| (c.weight, c.sacrifice))
             .collect();
         assert_eq!(classes, [(1.0, 0), (0.5, 7)]);
+    }
+
+    #[test]
+    fn the_word_auto_reaches_the_core() {
+        let mut spec = spec();
+        spec["control"] = json!({"law": "Adaptive"});
+        spec["critical"][1]["targets"] = json!("Auto");
+        let plan = Plan::from_json(&entry("lanectl", "factory", &spec)).unwrap();
+        let policy = plan.law.unwrap();
+        let found: Vec<_> = policy.critical.iter().map(|c| c.auto).collect();
+        assert_eq!(found, [false, true]);
+        assert_eq!(policy.critical[1].targets, Targets::default());
     }
 
     #[test]

@@ -5,9 +5,11 @@
 mod control;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::quantity::{Bandwidth, LEAST_BPS};
 use crate::selector::LabelSelector;
@@ -188,8 +190,8 @@ pub struct Critical {
     /// Its namespace, when it is not the policy's (the environment's policy has none).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// What must hold, at least one target.
-    pub targets: Vec<Target>,
+    /// What must hold.
+    pub targets: Targets,
     /// How often it may not. Unset: every window counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerate: Option<Tolerate>,
@@ -245,6 +247,67 @@ impl From<Tolerate> for WrittenTolerate {
             of,
             in_a_row,
         }
+    }
+}
+
+/// What must hold of a critical workload: the word `Auto`, or a list.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Targets {
+    /// The law Adaptive, in force and in shadow, finds targets for P95 and jitter from what the workload shows while best-effort is low:
+    /// it waits for 30 such windows, holding limits, and sets twice what is usual with four deviations, no finer than the histogram's
+    /// buckets. They stay as long as the word does; to have them learned anew, list targets and then say it again.
+    Auto,
+    /// At least one target, each metric once.
+    Listed(Vec<Target>),
+}
+
+impl Targets {
+    /// The list; empty where the word is `Auto`.
+    pub fn listed(&self) -> &[Target] {
+        match self {
+            Self::Auto => &[],
+            Self::Listed(targets) => targets,
+        }
+    }
+}
+
+const AUTO: &str = "Auto";
+
+impl Serialize for Targets {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str(AUTO),
+            Self::Listed(targets) => targets.serialize(serializer),
+        }
+    }
+}
+
+/// By hand, because an untagged enum hides what is wrong inside the list.
+impl<'de> Deserialize<'de> for Targets {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Written;
+
+        impl<'de> Visitor<'de> for Written {
+            type Value = Targets;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("the word Auto or a list of targets")
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<Targets, E> {
+                if word == AUTO {
+                    Ok(Targets::Auto)
+                } else {
+                    Err(E::invalid_value(Unexpected::Str(word), &self))
+                }
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Targets, A::Error> {
+                Vec::deserialize(de::value::SeqAccessDeserializer::new(list)).map(Targets::Listed)
+            }
+        }
+
+        deserializer.deserialize_any(Written)
     }
 }
 
@@ -487,6 +550,7 @@ impl Spec {
             }
         }
         self.control.validate()?;
+        self.validate_auto()?;
         let after = self.on_stale.after;
         if !(Duration::from_secs(3)..=Duration::from_secs(24 * 3600)).contains(&after) {
             return Err(PolicyError::new(
@@ -507,17 +571,48 @@ impl Spec {
     }
 }
 
+impl Spec {
+    /// Only one law learns targets; every law that is to judge them must be it.
+    fn validate_auto(&self) -> Result<(), PolicyError> {
+        let mut critical = self.critical.iter();
+        let Some(n) = critical.position(|critical| critical.targets == Targets::Auto) else {
+            return Ok(());
+        };
+        let law = self.control.in_force.law;
+        if law != Law::Adaptive {
+            let field = format!("spec.critical[{n}].targets");
+            let problem = format!(
+                "is Auto, which only the law Adaptive can learn, and spec.control.law is {}",
+                law.as_str()
+            );
+            return Err(PolicyError::new(field, problem));
+        }
+        let mut shadows = self.control.shadow.iter();
+        match shadows.position(|shadow| shadow.choice.law != Law::Adaptive) {
+            Some(shadow) => {
+                let problem = format!(
+                    "is {}, which has no targets where spec.critical[{n}].targets is Auto: only the law Adaptive can learn them",
+                    self.control.shadow[shadow].choice.law.as_str()
+                );
+                let field = format!("spec.control.shadow[{shadow}].law");
+                Err(PolicyError::new(field, problem))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 impl Critical {
     fn validate(&self, at: &impl Fn(&str) -> String) -> Result<(), PolicyError> {
         object_name(at("workload"), &self.workload)?;
         if let Some(namespace) = &self.namespace {
             object_name(at("namespace"), namespace)?;
         }
-        if self.targets.is_empty() {
+        if self.targets == Targets::Listed(Vec::new()) {
             return Err(PolicyError::new(at("targets"), "is empty"));
         }
         let mut metrics = BTreeSet::new();
-        for target in &self.targets {
+        for target in self.targets.listed() {
             if target.below.is_zero() || target.below > Duration::from_secs(3600) {
                 return Err(PolicyError::new(
                     at("targets.below"),
@@ -534,6 +629,7 @@ impl Critical {
     /// The target for a metric in milliseconds, if there is one.
     pub fn target_ms(&self, metric: Metric) -> Option<f64> {
         self.targets
+            .listed()
             .iter()
             .find(|t| t.metric == metric)
             .map(Target::below_ms)
@@ -814,10 +910,47 @@ mod tests {
                 "-1",
             ),
             ("/spec", with("idleAfter", "25h".into()), "spec.idleAfter"),
+            (
+                "/spec/critical/0/targets",
+                "auto".into(),
+                "expected the word Auto or a list of targets",
+            ),
         ] {
             let error = changed(path, value).unwrap_err();
             assert!(error.contains(named), "{path}: {error}");
         }
+    }
+
+    #[test]
+    fn targets_are_learned_only_where_every_law_is_the_one_that_can() {
+        let auto = |control: serde_json::Value| {
+            let mut policy = example();
+            policy["spec"]["critical"][0]["targets"] = "Auto".into();
+            policy["spec"]["control"] = control;
+            let policy: QosPolicy = serde_json::from_value(policy).unwrap();
+            assert_eq!(
+                serde_json::to_value(&policy).unwrap()["spec"]["critical"][0]["targets"],
+                "Auto"
+            );
+            policy.validate().map_err(|e| e.to_string())
+        };
+        assert_eq!(auto(json!({})), Ok(()));
+        assert_eq!(
+            auto(json!({"law": "Adaptive", "shadow": [{"name": "blind", "law": "Adaptive"}]})),
+            Ok(())
+        );
+        for law in ["Threshold", "DropRate", "External"] {
+            let why = auto(json!({"law": law})).unwrap_err();
+            assert!(
+                why.starts_with("spec.critical[0].targets: is Auto") && why.ends_with(law),
+                "{why}"
+            );
+        }
+        let why = auto(json!({"shadow": [{"law": "Threshold"}]})).unwrap_err();
+        assert!(
+            why.starts_with("spec.control.shadow[0].law: is Threshold"),
+            "{why}"
+        );
     }
 
     #[test]

@@ -45,6 +45,9 @@ pub struct Critical {
     pub workload: String,
     /// What must not be exceeded.
     pub targets: Targets,
+    /// Whether targets are learned instead ([`crate::adaptive`], the only law that can); `targets` has none then. Default false.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub auto: bool,
     /// How often they may be. Unset: every window counts. Read by the laws `Threshold` and `Adaptive`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerate: Option<Tolerance>,
@@ -57,6 +60,7 @@ impl Critical {
         Self {
             workload: workload.into(),
             targets,
+            auto: false,
             tolerate: None,
         }
     }
@@ -96,6 +100,11 @@ pub struct Class {
     /// after them. Default 0: all together. Read by the law `Adaptive`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub sacrifice: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 fn one() -> f64 {
@@ -202,7 +211,21 @@ impl Policy {
             }
             // Only Threshold and Adaptive judge targets.
             let needed = matches!(self.law, Law::Threshold(_) | Law::Adaptive(_));
-            critical.targets.validate(&field, needed)?;
+            critical
+                .targets
+                .validate(&field, needed && !critical.auto)?;
+            if critical.auto {
+                let field = format!("{field}.targets");
+                if !matches!(self.law, Law::Adaptive(_)) {
+                    let law = self.law.name();
+                    let problem =
+                        format!("is Auto, which the law {law} cannot learn, only Adaptive");
+                    return Err(PolicyError::new(field, problem));
+                }
+                if critical.targets != Targets::default() {
+                    return Err(PolicyError::new(field, "is Auto and has targets, too"));
+                }
+            }
             if let Some(tolerance) = critical.tolerate {
                 tolerance.validate(&format!("{field}.tolerate"))?;
             }
@@ -488,6 +511,32 @@ mod tests {
                 "classes[bulk].max_bps"
             );
         }
+    }
+
+    #[test]
+    fn only_the_law_that_learns_targets_does_without() {
+        let auto = |law: Law| {
+            let mut policy = policy();
+            policy.critical[0].targets = Targets::default();
+            policy.critical[0].auto = true;
+            policy.law = law;
+            policy.validate().map_err(|e| e.to_string())
+        };
+        assert_eq!(auto(Law::Adaptive(adaptive::Parameters::default())), Ok(()));
+        for law in [threshold(|_| {}), drop_rate(|_| {})] {
+            let why = auto(law).unwrap_err();
+            assert!(
+                why.contains("critical[factory_robot].targets: is Auto"),
+                "{why}"
+            );
+        }
+        assert_eq!(
+            refused(|p| {
+                p.critical[0].auto = true;
+                p.law = Law::Adaptive(adaptive::Parameters::default());
+            }),
+            "critical[factory_robot].targets"
+        );
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! One run: the plant and a real control law, in a loop with the delays of the real one.
 
-use laneguard_decider_core::{Action, evaluate, policy::Law, sample::Sample, state::State};
+use laneguard_decider_core::{
+    Action, evaluate,
+    policy::{Law, Policy},
+    sample::Sample,
+    state::State,
+};
 
 use crate::{
     link::{Bottleneck, Request, STEP},
@@ -38,7 +43,12 @@ pub struct Decision {
 /// Runs a law on a scenario. Without a law nothing is ever limited beyond the start.
 #[must_use]
 pub fn run(scenario: &Scenario, law: Option<&Law>) -> Record {
-    let policy = law.map(|law| scenario.policy(law.clone()));
+    run_under(scenario, law.map(|law| scenario.policy(law.clone())))
+}
+
+/// As [`run`], with a policy that may differ from the scenario's in more than its law.
+#[must_use]
+pub fn run_under(scenario: &Scenario, policy: Option<Policy>) -> Record {
     let mut state = State::new([(CLASS, scenario.start_bps)]);
     let mut random = Random::new(scenario.seed ^ 0x5eed);
     let mut bottleneck = Bottleneck::new(scenario, Random::new(scenario.seed));

@@ -1,9 +1,12 @@
 //! What the real laws do on the model. Few seeds each, so that it stays quick; the binary runs thousands.
 
-use laneguard_decider_core::{Action, adaptive, autorate, policy::Law};
+use laneguard_decider_core::{
+    Action, adaptive, autorate,
+    policy::{Law, Policy, Targets},
+};
 use laneguard_lab_plant::{
     generate::plant,
-    run::{Record, run},
+    run::{Record, run, run_under},
     scenario::{Demand, Phase, Scenario, Span},
     score::{Score, score},
     stability::{Stability, judge, unstable},
@@ -32,6 +35,53 @@ fn without_control_the_model_shows_what_the_kernel_network_showed() {
         (20.0..40.0).contains(&autorate.violating_percent),
         "{autorate:?}"
     );
+}
+
+/// The scenario's policy, with the word Auto in the place of its targets.
+fn auto(scenario: &Scenario) -> Policy {
+    let mut policy = scenario.policy(adaptive());
+    for critical in &mut policy.critical {
+        critical.targets = Targets::default();
+        critical.auto = true;
+    }
+    policy
+}
+
+#[test]
+fn targets_learned_before_the_load_protect_as_given_ones_do() {
+    for seed in 1..4 {
+        let mut scenario = Scenario::congestion(200e6, 3, seed);
+        // Without load long enough to learn.
+        scenario.phases[0].seconds = 60.0;
+        let (_, given) = scored(&scenario, Some(&adaptive()));
+        let record = run_under(&scenario, Some(auto(&scenario)));
+        // Judged by the scenario's targets, P95 10 ms and jitter 5 ms, that the law was not told.
+        let learned = score(&scenario, &record);
+        assert!(
+            learned.violating_percent < given.violating_percent + 1.0,
+            "{learned:?} {given:?}"
+        );
+        assert!(learned.goodput_percent > 85.0, "{learned:?}");
+    }
+}
+
+#[test]
+fn where_load_comes_before_targets_are_learned_limits_hold_until_they_are() {
+    // 20 s without load are too few, and 20 s with the 30 s between loads enough.
+    let mut scenario = Scenario::congestion(200e6, 3, 1);
+    let phases = scenario.phases.clone();
+    scenario.phases.extend(phases);
+    let record = run_under(&scenario, Some(auto(&scenario)));
+    let moved = |from: f64, to: f64| {
+        record
+            .decisions
+            .iter()
+            .find(|d| (from..to).contains(&d.at) && d.action != Action::Hold)
+    };
+    let loads = scenario.loads();
+    assert!(moved(0.0, loads[1].0).is_none(), "{record:?}");
+    let first = moved(loads[1].0, f64::INFINITY).unwrap();
+    assert_eq!(first.action, Action::CongestionThrottle);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What a law knows after a decision, in sentences.
 
-use laneguard_decider_core::adaptive::{self, Floor, Memory, Phase};
-use laneguard_decider_core::policy::{Law, Policy};
+use laneguard_decider_core::adaptive::{self, Baseline, Floor, Memory, Phase, WINDOWS_NEEDED};
+use laneguard_decider_core::policy::{Law, Policy, Targets};
 use laneguard_decider_core::state::{Direction, State};
 use serde::Serialize;
 use serde_json::Value;
@@ -93,7 +93,7 @@ pub(super) fn next_raise(policy: &Policy, state: &State, at_ms: i64) -> Option<S
 }
 
 /// Fields of the memory that sentences below tell, and counters that tell an operator nothing.
-const TOLD: [&str; 22] = [
+const TOLD: [&str; 23] = [
     "phase",
     "change",
     "effect_ms",
@@ -114,6 +114,7 @@ const TOLD: [&str; 22] = [
     "raised_while_idle",
     "testing",
     "floors",
+    "baselines",
     "pending",
     "relation",
 ];
@@ -129,6 +130,15 @@ fn adaptive(
     for floor in &memory.floors {
         let workload = name::shown(&plain(&floor.workload));
         facts.push(fact("without best-effort", floor_text(&workload, floor)));
+    }
+    for baseline in &memory.baselines {
+        let is_auto = policy
+            .critical
+            .iter()
+            .any(|critical| critical.auto && critical.workload == baseline.workload);
+        facts.extend(
+            baseline_text(baseline, is_auto).map(|text| fact("targets it could keep", text)),
+        );
     }
     facts.push(fact("the link", capacity_text(policy, state, memory)));
     if memory.mark_bps > 0.0 {
@@ -201,6 +211,48 @@ fn floor_text(workload: &str, floor: &Floor) -> String {
         "{workload} shows {}{spread} while best-effort does no harm.",
         list(&known)
     )
+}
+
+/// What targets a workload could keep. `None`: best-effort was never low, and nobody asked.
+fn baseline_text(baseline: &Baseline, is_auto: bool) -> Option<String> {
+    let workload = name::shown(&plain(&baseline.workload));
+    let said = |targets: &Targets| {
+        let named = [("P95", targets.p95_ms), ("jitter", targets.jitter_ms)];
+        let named: Vec<String> = named
+            .iter()
+            .filter_map(|(name, target)| Some(format!("{name} {}", ms((*target)?))))
+            .collect();
+        list(&named)
+    };
+    let seen = count(baseline.windows.into(), "window");
+    let text = match (baseline.adopted, baseline.proposal()) {
+        (Some(adopted), today) => {
+            let today = today
+                .filter(|today| *today != adopted)
+                .map_or_else(String::new, |today| {
+                    format!(" Learned now they would be {}.", said(&today))
+                });
+            format!(
+                "learned, and in force as long as the policy says Auto: {}.{today} To have them learned anew, list targets and then say Auto again.",
+                said(&adopted)
+            )
+        }
+        (None, Some(proposal)) => format!(
+            "{}, from {seen} with best-effort low. Proposed only: `targets: Auto` would put them in force.",
+            said(&proposal)
+        ),
+        (None, None) if is_auto => format!(
+            "learning: {} of {WINDOWS_NEEDED} windows with best-effort low were seen. Until then limits hold.",
+            baseline.windows
+        ),
+        (None, None) if baseline.windows > 0 => {
+            format!(
+                "{seen} with best-effort low were seen, {WINDOWS_NEEDED} are needed to propose any."
+            )
+        }
+        (None, None) => return None,
+    };
+    Some(format!("{workload}: {text}"))
 }
 
 /// What one limit per pod amounts to in all, for the pods counted last.

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use laneguard_decider::decide::Inputs;
+use laneguard_decider_core::adaptive;
 use laneguard_decider_core::policy::Policy;
 use laneguard_proto::subject::{self, Kind, Token};
 use laneguard_proto::v1::{Decision, Outcome};
@@ -105,7 +106,7 @@ impl Search {
             let policy = chosen.policy.get_or_init(|| {
                 Inputs::of_record(&chosen.decision)
                     .ok()
-                    .map(|inputs| inputs.policy)
+                    .map(|inputs| adaptive::in_force(&inputs.policy, &inputs.state).into_owned())
             });
             chosen.after.take(at, policy.as_ref(), &decision);
         }

@@ -1,7 +1,7 @@
 //! A decision and all that belongs to it, put together for text and JSON.
 
 use laneguard_decider::decide::{self, Gate, Inputs};
-use laneguard_decider_core::adaptive::{Memory, Phase};
+use laneguard_decider_core::adaptive::{self, Memory, Phase};
 use laneguard_decider_core::policy::{Law, Policy};
 use laneguard_decider_core::state::State;
 use laneguard_decider_core::{Action, Evaluation};
@@ -91,7 +91,10 @@ pub(super) fn tell(decision: &Decision, chosen: String, after: After) -> Story {
     let at_ms = decided_ms(decision);
     let inputs = Inputs::of_record(decision).ok();
     let outcome = inputs.as_ref().map(Inputs::decide);
-    let policy = inputs.as_ref().map(|inputs| &inputs.policy);
+    let judged = inputs
+        .as_ref()
+        .map(|inputs| adaptive::in_force(&inputs.policy, &inputs.state));
+    let policy = judged.as_deref();
     let seen: Vec<Seen> = decision
         .samples
         .iter()

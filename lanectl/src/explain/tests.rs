@@ -1,8 +1,8 @@
 use std::path::Path;
 
 use laneguard_decider::decide::{self, Gate};
-use laneguard_decider_core::adaptive::{self, Elsewhere, Memory, Phase, Streak};
-use laneguard_decider_core::policy::Law;
+use laneguard_decider_core::adaptive::{self, Baseline, Elsewhere, Memory, Phase, Streak, Usual};
+use laneguard_decider_core::policy::{Law, Targets};
 use laneguard_decider_core::state::State;
 use laneguard_proto::duration::timestamp_from_ms;
 use laneguard_proto::v1::{Sample, Signals, sample::Quality};
@@ -165,6 +165,66 @@ fn a_threshold_throttle_names_its_step_and_its_cooldown() {
     ] {
         assert!(text.contains(said), "{said}\n\n{text}");
     }
+}
+
+/// What is told of a workload that shows 4 ms, with so many windows seen; with the word Auto and adopted targets, or listed ones.
+fn told_of_targets(windows: u32, auto: bool, adopted: Option<Targets>) -> String {
+    let shown = Usual {
+        mean_ms: Some(4.0),
+        deviation_ms: 0.5,
+        high_ms: 5.0,
+    };
+    let mut state = State::new([("bulk", 100e6)]);
+    state.adaptive = Some(Box::new(Memory {
+        baselines: vec![Baseline {
+            workload: "factory_robot".into(),
+            windows,
+            p95: shown,
+            adopted,
+            ..Baseline::default()
+        }],
+        ..Memory::default()
+    }));
+    let samples = vec![slow()];
+    let mut inputs = inputs(
+        Law::Adaptive(adaptive::Parameters::default()),
+        state,
+        &samples,
+    );
+    if auto {
+        inputs.policy.critical[0].targets = Targets::default();
+        inputs.policy.critical[0].auto = true;
+    }
+    told(decided(&inputs, samples))
+}
+
+#[test]
+fn targets_that_could_be_kept_are_told_and_whether_they_are_in_force() {
+    let adopted = Targets {
+        p95_ms: Some(9.0),
+        ..Targets::default()
+    };
+    for (text, said) in [
+        (
+            told_of_targets(12, false, None),
+            "12 windows with best-effort low were seen, 30 are needed to propose any",
+        ),
+        (
+            told_of_targets(30, false, None),
+            "P95 12 ms, from 30 windows with best-effort low. Proposed only: `targets: Auto` would put them in force",
+        ),
+        (
+            told_of_targets(12, true, None),
+            "learning: 12 of 30 windows with best-effort low were seen. Until then limits hold",
+        ),
+        (
+            told_of_targets(40, true, Some(adopted)),
+            "learned, and in force as long as the policy says Auto: P95 9 ms. Learned now they would be P95 12 ms",
+        ),
+    ] {
+        assert!(text.contains(said), "{said}\n\n{text}");
+    }
+    assert!(!told_of_targets(0, false, None).contains("targets it could keep"));
 }
 
 #[test]

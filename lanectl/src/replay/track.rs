@@ -2,6 +2,7 @@
 
 use laneguard_decider::decide::{self, Inputs};
 use laneguard_decider::wire::{self, Plan};
+use laneguard_decider_core::adaptive;
 use laneguard_decider_core::policy::{Law, Policy};
 use laneguard_decider_core::sample::Sample;
 use laneguard_decider_core::state::State;
@@ -135,10 +136,13 @@ impl Track {
         };
         policy.law = law::with(&law, &self.choice.settings)?;
         policy.validate().map_err(|error| {
-            laneguard_runtime::ConfigError::new(
-                format!("--set {}", error.field.trim_start_matches("law.")),
-                error.reason,
-            )
+            match error.field.strip_prefix("law.") {
+                Some(parameter) => {
+                    laneguard_runtime::ConfigError::new(format!("--set {parameter}"), error.reason)
+                }
+                // the recorded policy suits the recorded law: another one was chosen
+                None => laneguard_runtime::ConfigError::new("--law", error.to_string()),
+            }
         })?;
         self.is_same = policy.law == recorded;
         self.policy = Some(policy);
@@ -181,7 +185,7 @@ impl Track {
         };
         self.points.push(Point {
             at_ms,
-            signal: signal(policy, samples),
+            signal: signal(&adaptive::in_force(policy, &self.state), samples),
             recorded: self.limits.clone(),
             replayed,
         });
@@ -263,7 +267,10 @@ impl Track {
         }
         self.points.push(Point {
             at_ms,
-            signal: signal(&inputs.policy, &inputs.samples),
+            signal: signal(
+                &adaptive::in_force(&inputs.policy, &inputs.state),
+                &inputs.samples,
+            ),
             recorded: self.limits.clone(),
             // a gate may know no limit yet
             replayed: match evaluation.limits.len() == self.limits.len() {

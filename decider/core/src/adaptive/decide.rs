@@ -1,6 +1,10 @@
 //! One observation to one step.
 
-use crate::{Action, policy::Policy, state::State};
+use crate::{
+    Action,
+    policy::{Policy, Targets},
+    state::State,
+};
 
 use super::{
     Parameters,
@@ -45,6 +49,8 @@ pub(super) struct Control<'a> {
     pub(super) seen: &'a Observation,
     /// Whether every critical workload was heard of since the last change.
     pub(super) is_known: bool,
+    /// What workloads whose targets are being learned stand at, if there are any.
+    pub(super) learning: Option<String>,
     pub(super) state: &'a mut State,
     pub(super) memory: &'a mut Memory,
 }
@@ -161,8 +167,12 @@ impl Control<'_> {
                 .floors
                 .iter()
                 .zip(&self.state.workloads)
-                .all(|(floor, memory)| {
-                    floor.calm || memory.evidence.is_some_and(|evidence| evidence.idle)
+                .zip(&self.policy.critical)
+                .all(|((floor, memory), critical)| {
+                    // Where targets are still being learned, none can be missed.
+                    critical.targets == Targets::default()
+                        || floor.calm
+                        || memory.evidence.is_some_and(|evidence| evidence.idle)
                 })
     }
 
@@ -194,6 +204,11 @@ impl Control<'_> {
         let seen = self.seen;
         if let Some(why) = &seen.unknown {
             return hold(format!("{why}, and without data no limit is raised"));
+        }
+        if !seen.idle
+            && let Some(learning) = self.learning.take()
+        {
+            return hold(learning);
         }
         if !seen.idle {
             return hold("No newer window came since the last evaluation");

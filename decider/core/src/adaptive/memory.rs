@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::Policy;
 
-use super::{observe::Signals, relation::Relation};
+use super::{observe::Signals, propose::Baseline, relation::Relation};
 
 /// Until learned: the command's way to the kernel, milliseconds.
 const USUAL_EFFECT_MS: i64 = 250;
@@ -59,6 +59,8 @@ pub struct Memory {
     pub floors: Vec<Floor>,
     /// What best-effort's total does to critical latency, as far as it was seen.
     pub relation: Relation,
+    /// What each critical workload shows while best-effort is low, whether targets are met or not.
+    pub baselines: Vec<Baseline>,
     /// When load comes back. Forgotten when what was expected did not come.
     pub forecast: Forecast,
 }
@@ -252,6 +254,20 @@ impl Memory {
                         .unwrap_or_else(|| Floor {
                             workload: critical.workload.clone(),
                             ..Floor::default()
+                        })
+                })
+                .collect(),
+            baselines: policy
+                .critical
+                .iter()
+                .map(|critical| {
+                    self.baselines
+                        .iter()
+                        .find(|baseline| baseline.workload == critical.workload)
+                        .cloned()
+                        .unwrap_or_else(|| Baseline {
+                            workload: critical.workload.clone(),
+                            ..Baseline::default()
                         })
                 })
                 .collect(),

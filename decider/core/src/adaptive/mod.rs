@@ -42,6 +42,9 @@
 //! (`steps.rs`). What is learned is averages and brackets (`memory.rs`), and what each total of best-effort does to latency, with its
 //! uncertainty (`relation.rs`): no machine learning.
 //!
+//! Targets need not be given: with `Auto` they come from what a workload shows while best-effort is low, and until then limits hold
+//! (`propose.rs`); the same says what could be met where given targets cannot.
+//!
 //! What it cannot do: tell a full link from a slow server without the few cuts that prove it; and best-effort that ignores loss (UDP, or many
 //! flows in slow start) sends more than the link carries, so that the first capacity is too high and is approached from above.
 
@@ -51,6 +54,7 @@ mod elsewhere;
 mod foresee;
 mod memory;
 mod observe;
+mod propose;
 mod relation;
 mod steps;
 mod within;
@@ -69,6 +73,7 @@ use decide::{Control, Verdict};
 pub use memory::{
     Capacity, Change, Elsewhere, Episode, Expected, Floor, Forecast, Memory, Onset, Phase, Streak,
 };
+pub use propose::{Baseline, Usual, WINDOWS_NEEDED, Window, in_force};
 pub use relation::{Bin, Expectation, Relation};
 
 /// Parameters of the law. An operator sets none of them; they are here so that they can be varied in replay.
@@ -131,6 +136,8 @@ pub(crate) fn evaluate(
             .take()
             .unwrap_or_default()
             .shaped(now_ms, policy, parameters.patience_ms);
+    let resolved = propose::resolved(policy, &memory.baselines);
+    let policy = resolved.as_ref();
     let mut seen = observe::observe(
         now_ms,
         parameters.max_sample_age_ms,
@@ -153,16 +160,29 @@ pub(crate) fn evaluate(
     let inside: Vec<f64> = state.limits.iter().map(|limit| limit.limit_bps).collect();
     let all_advanced = state.workloads.iter().all(|workload| workload.advanced);
 
-    let Verdict { action, why } = Control {
+    let learning = propose::learn(policy, &state, &mut memory, &seen);
+
+    let Verdict { action, mut why } = Control {
         now_ms,
         parameters,
         policy,
         seen: &seen,
+        learning,
         is_known: seen.unknown.is_none() && all_advanced,
         state: &mut state,
         memory: &mut memory,
     }
     .decide();
+
+    if action == Action::CannotBeMet
+        && let Some(worst) = seen.findings.first()
+        && let Some(instead) = propose::instead(
+            &policy.critical[worst.workload],
+            &memory.baselines[worst.workload],
+        )
+    {
+        why = format!("{why}; {instead}");
+    }
 
     let is_moved = state
         .limits

@@ -9,7 +9,7 @@ use crate::{
     tolerance::tolerated,
 };
 
-use super::memory::Floor;
+use super::{memory::Floor, propose::Window};
 
 /// A window that ends by more than this before the newest one seen comes from a clock that was set back, milliseconds.
 const CLOCK_STEP_MS: i64 = 60_000;
@@ -24,6 +24,8 @@ pub(super) struct Observation {
     pub(super) idle: bool,
     /// What the new samples showed, the worst first. Empty: nothing measured came.
     pub(super) findings: Vec<Finding>,
+    /// New windows that measured something, with the workload's index, whether it has targets or not.
+    pub(super) windows: Vec<(usize, Window)>,
     /// What best-effort sent, from the newest sample that says so.
     pub(super) usage: Option<Seen>,
 }
@@ -94,6 +96,7 @@ pub(super) fn observe(
         unknown: None,
         idle: true,
         findings: Vec::new(),
+        windows: Vec::new(),
         usage: None,
     };
     let mut unknowns = 0;
@@ -104,7 +107,7 @@ pub(super) fn observe(
         let mut last = None;
         let news = take_in(now_ms, max_age_ms, memory, samples, |_, sample| {
             last = Some(sample.sequence);
-            missing(&critical.targets, sample).map_or(Ok(()), |name| {
+            missing(critical, sample).map_or(Ok(()), |name| {
                 Err(format!("its sample {} has no {name}", sample.sequence))
             })
         });
@@ -140,6 +143,16 @@ pub(super) fn observe(
             continue;
         }
         floors[index].seen_until_ms = Some(sample.window_end_ms);
+        seen.windows.push((
+            index,
+            Window {
+                end_ms: sample.window_end_ms,
+                p95_ms: sample.p95_ms,
+                p95_high_ms: sample.p95_high_ms,
+                jitter_ms: sample.jitter_ms,
+                jitter_high_ms: sample.jitter_high_ms,
+            },
+        ));
         let Some(mut finding) = judge(index, critical, &floors[index], sample) else {
             continue;
         };
@@ -187,8 +200,13 @@ pub(super) fn observe(
     seen
 }
 
-fn missing(targets: &Targets, sample: &Sample) -> Option<&'static str> {
-    targets
+/// A signal that has a target, or is needed to learn one, and that a sample lacks.
+fn missing(critical: &Critical, sample: &Sample) -> Option<&'static str> {
+    if critical.auto && sample.p95_ms.is_none() {
+        return Some("P95 latency");
+    }
+    critical
+        .targets
         .readings(sample)
         .find(|reading| reading.value_ms.is_none())
         .map(|reading| reading.name)

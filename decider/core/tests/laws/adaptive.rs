@@ -7,7 +7,7 @@ use laneguard_decider_core::{
     },
     Evaluation, adaptive,
     adaptive::Phase,
-    policy::{Law, Policy, Tolerance},
+    policy::{Law, Policy, Targets, Tolerance},
     sample::{Quality, Sample, Usage},
 };
 
@@ -266,6 +266,208 @@ fn a_target_that_was_never_met_with_best_effort_low_cannot_be_met() {
         last = action;
     }
     assert_eq!(last, CannotBeMet);
+}
+
+/// Targets are learned; all requests took 1 to 1.2 ms while three pods send 1 Mbit/s each.
+fn learning() -> Trace {
+    let mut policy = policy(&[ROBOT]);
+    policy.critical[0].targets = Targets::default();
+    policy.critical[0].auto = true;
+    Trace(Loop::new(policy, 1000.0))
+}
+
+fn light(end: u8) -> Sample {
+    let latency_ms = if end.is_multiple_of(2) { 1.0 } else { 1.2 };
+    sending(3.0, steady(ROBOT, f64::from(end), latency_ms))
+}
+
+#[test]
+fn targets_are_learned_without_best_effort_and_then_kept_by_throttling_it() {
+    let mut trace = learning();
+    for end in 1..32 {
+        let evaluation = trace.evaluate(light(end));
+        assert_eq!(evaluation.action, Hold);
+        if end == 14 {
+            assert!(
+                evaluation.reason.starts_with(
+                    "factory_robot: its targets are being learned, 12 of 30 windows with best-effort low were seen. "
+                ),
+                "{}",
+                evaluation.reason
+            );
+        }
+    }
+    let evaluation = trace.evaluate(light(32));
+    assert!(
+        evaluation.reason.contains("its targets are P95 3."),
+        "{}",
+        evaluation.reason
+    );
+    trace.see(sending(99.0, slow(ROBOT, 33.0, 0.4, 61.0)));
+    let (action, limit) = trace.see(sending(198.0, steady(ROBOT, 34.0, 61.0)));
+    assert_eq!(action, CongestionThrottle);
+    assert!(limit < 66.0, "{limit}");
+    // They stay, whatever is seen later.
+    let adopted = |trace: &Trace| trace.0.state.adaptive.as_ref().unwrap().baselines[0].adopted;
+    let before = adopted(&trace);
+    for end in 35..120 {
+        trace.see(sending(1.0, steady(ROBOT, f64::from(end), 20.0)));
+    }
+    assert_eq!((adopted(&trace), before.is_some()), (before, true));
+}
+
+#[test]
+fn where_best_effort_is_never_low_limits_hold_and_the_reason_says_what_to_do() {
+    type At = fn(f64) -> Sample;
+    let sent: [(At, &str); 3] = [
+        (
+            |end| sending(198.0, steady(ROBOT, end, 61.0)),
+            "best-effort sends 198 Mbit/s, too much to learn beside",
+        ),
+        (
+            |end| sending(36.0, steady(ROBOT, end, 61.0)),
+            "best-effort sends 36 Mbit/s, too much to learn beside",
+        ),
+        (
+            |end| steady(ROBOT, end, 1.0),
+            "what best-effort sends is not known",
+        ),
+    ];
+    for (sample, why) in sent {
+        let mut trace = learning();
+        for end in 1..100 {
+            let evaluation = trace.evaluate(sample(f64::from(end)));
+            assert_eq!(evaluation.action, Hold);
+            let said = format!(
+                "factory_robot: its targets are being learned, 0 of 30 windows with best-effort low were seen; {why}: list targets instead of Auto, or keep best-effort quiet for 32 windows. No limit changes"
+            );
+            assert!(
+                evaluation.reason.starts_with(&said),
+                "{}",
+                evaluation.reason
+            );
+        }
+    }
+}
+
+#[test]
+fn load_that_another_workloads_sample_tells_of_keeps_a_window_from_counting() {
+    let mut policy = policy(&[ROBOT, SCANNER]);
+    for critical in &mut policy.critical {
+        critical.targets = Targets::default();
+        critical.auto = true;
+    }
+    let mut trace = Trace(Loop::new(policy, 1000.0));
+    let mut last = String::new();
+    for end in (1..200).map(f64::from) {
+        trace.evaluate(sending(3.0, steady(ROBOT, end, 1.0)));
+        let heavy = sending(198.0, steady(SCANNER, end + 0.5, 61.0));
+        last = trace.evaluate(heavy).reason;
+    }
+    assert!(last.contains(", 0 of 30 windows"), "{last}");
+}
+
+#[test]
+fn a_sample_without_p95_is_named_while_targets_are_learned() {
+    let mut trace = learning();
+    let mut sample = light(1);
+    sample.p95_ms = None;
+    let evaluation = trace.evaluate(sample);
+    assert_eq!(evaluation.action, Hold);
+    assert!(
+        evaluation
+            .reason
+            .starts_with("factory_robot: its sample 1000 has no P95 latency"),
+        "{}",
+        evaluation.reason
+    );
+}
+
+#[test]
+fn what_was_learned_survives_a_restart_and_is_dropped_with_listed_targets() {
+    let mut trace = learning();
+    for end in 1..20 {
+        trace.evaluate(light(end));
+    }
+    let json = serde_json::to_string(&trace.0.state).unwrap();
+    trace.0.state = serde_json::from_str(&json).unwrap();
+    for end in 20..33 {
+        trace.evaluate(light(end));
+    }
+    let adopted = |trace: &Trace| trace.0.state.adaptive.as_ref().unwrap().baselines[0].adopted;
+    let first = adopted(&trace);
+    assert!(first.is_some());
+    let auto = std::mem::replace(&mut trace.0.policy, policy(&[ROBOT]));
+    trace.evaluate(light(33));
+    assert_eq!(adopted(&trace), None);
+    trace.0.policy = auto;
+    trace.evaluate(light(34));
+    assert!(adopted(&trace).is_some(), "from the baseline of today");
+    // A workload that the policy no longer names is forgotten.
+    trace.0.policy = policy(&[SCANNER]);
+    trace.evaluate(steady(SCANNER, 35.0, 1.0));
+    let baselines = &trace.0.state.adaptive.as_ref().unwrap().baselines;
+    let known: Vec<_> = baselines
+        .iter()
+        .map(|b| (&*b.workload, b.windows))
+        .collect();
+    assert_eq!(known, [(SCANNER, 0)]);
+}
+
+#[test]
+fn a_state_from_before_there_were_baselines_decides_the_same() {
+    let mut trace = Trace::after_calm(policy(&[ROBOT]));
+    let mut old = serde_json::to_value(&trace.0.state).unwrap();
+    let known = old["adaptive"].as_object_mut().unwrap();
+    assert!(known.remove("baselines").is_some());
+    let mut before = Trace(Loop::new(policy(&[ROBOT]), 1000.0));
+    before.0.state = serde_json::from_value(old).unwrap();
+    let congested = || sending(99.0, slow(ROBOT, 4.0, 0.4, 61.0));
+    assert_eq!(
+        trace.evaluate(congested()).reason,
+        before.evaluate(congested()).reason
+    );
+}
+
+#[test]
+fn a_workload_that_is_still_learning_keeps_no_limit_of_another_from_returning() {
+    let mut policy = policy(&[ROBOT, SCANNER]);
+    policy.critical[1].targets = Targets::default();
+    policy.critical[1].auto = true;
+    let mut trace = Trace(Loop::new(policy, 1000.0));
+    let mut both = |end: f64, total: f64, robot: Sample| {
+        let scanner = sending(total, steady(SCANNER, end, 1.0));
+        let evaluation = trace
+            .0
+            .evaluate(end + 0.15, &[sending(total, robot), scanner]);
+        evaluation.action
+    };
+    for end in [1.0, 2.0, 3.0] {
+        assert_eq!(both(end, 0.0, steady(ROBOT, end, 1.0)), Hold);
+    }
+    both(4.0, 99.0, slow(ROBOT, 4.0, 0.4, 61.0));
+    assert_eq!(
+        both(5.0, 198.0, steady(ROBOT, 5.0, 61.0)),
+        CongestionThrottle
+    );
+    both(6.0, 170.0, slow(ROBOT, 6.0, 0.3, 61.0));
+    assert_eq!(both(7.0, 158.4, steady(ROBOT, 7.0, 1.0)), Increase);
+}
+
+#[test]
+fn what_could_be_met_is_said_where_targets_cannot() {
+    let mut trace = Trace(Loop::new(policy(&[ROBOT]), 1000.0));
+    let mut last = trace.evaluate(sending(1.0, slow(ROBOT, 1.0, 1.0, 20.0)));
+    for end in 2..50 {
+        last = trace.evaluate(sending(1.0, steady(ROBOT, f64::from(end), 20.0)));
+    }
+    assert_eq!(last.action, CannotBeMet);
+    assert!(
+        last.reason
+            .contains("; from what it shows with best-effort low, targets of P95 40"),
+        "{}",
+        last.reason
+    );
 }
 
 #[test]
