@@ -350,7 +350,13 @@ impl Control<'_> {
             }
             let why = format!("{}, {} % below what hurt", worst.text, number(gap * 100.0));
             // The middle when near, less when far, where what hurt is a guess.
-            let step = if gap < 0.02 { gap } else if gap < NEAR { gap / 2.0 } else { gap / 3.0 };
+            let step = if gap < 0.02 {
+                gap
+            } else if gap < NEAR {
+                gap / 2.0
+            } else {
+                gap / 3.0
+            };
             let step = if worst.quiet { step } else { step.min(0.01) };
             let step = step.clamp(LEAST_STEP, if gap > 0.25 { 0.06 } else { 0.04 });
             let safe = self.memory.relation.safe_raise(total, step, CONFIDENCE);
