@@ -96,7 +96,9 @@ async fn load(policies: usize, out: &Path) -> anyhow::Result<String> {
     decider.ready().await;
     let id = decider.id().context("the decider runs")?;
 
-    let generated = generate(&client, policies, id).await?;
+    let server = broker.nats.id().context("nats-server runs")?;
+
+    let generated = generate(&client, policies, [id, server]).await?;
     let mut taken = latencies(&client, &generated).await?;
     let mut rows = String::from("policy,sequence,stored_to_stored_ms\n");
     for ((policy, sequence), ms) in &taken {
@@ -111,6 +113,7 @@ async fn load(policies: usize, out: &Path) -> anyhow::Result<String> {
     let Generated {
         decider_percent,
         decider_mib,
+        server_percent,
         own_percent,
         latest_ms,
         stored,
@@ -121,6 +124,7 @@ async fn load(policies: usize, out: &Path) -> anyhow::Result<String> {
         "{policies} policies: {decider_percent:.1} % of a core, {decider_mib:.1} MiB
   sample stored to decision stored, {count} decisions: median {median:.2} ms, p99 {p99:.2} ms, worst {worst:.1} ms
   baseline, {ECHOES} echoes (write a key, publish), no load: median {echo_median:.2} ms, p99 {echo_p99:.2} ms, worst {echo_worst:.1} ms
+  nats-server: {server_percent:.1} % of a core
   generator: {own_percent:.1} % of a core, at most {latest_ms:.0} ms behind, {stored} of {sent} samples stored
 "
     ))
@@ -178,6 +182,7 @@ fn policy(n: usize) -> String {
 struct Generated {
     decider_percent: f64,
     decider_mib: f64,
+    server_percent: f64,
     own_percent: f64,
     /// How far a part of a round was behind its time, at worst.
     latest_ms: f64,
@@ -192,7 +197,7 @@ struct Generated {
 async fn generate(
     client: &async_nats::Client,
     policies: usize,
-    decider: u32,
+    [decider, server]: [u32; 2],
 ) -> anyhow::Result<Generated> {
     let context = jetstream::new(client.clone());
     let first = unix_ms().max(0) as u64;
@@ -207,6 +212,7 @@ async fn generate(
             );
             let costs = (
                 measure::usage(decider)?.0,
+                measure::usage(server)?.0,
                 measure::usage(std::process::id())?.0,
             );
             before = Some((sequences, costs, Instant::now()));
@@ -224,16 +230,18 @@ async fn generate(
         }
     }
     client.flush().await?;
-    let ((samples_before, decisions_before), (decider_before, own_before), since) =
+    let ((samples_before, decisions_before), (decider_before, server_before, own_before), since) =
         before.context("the warm-up ended")?;
     // the last part's decisions belong to the rounds
     tokio::time::sleep(Duration::from_secs(1)).await;
     let seconds = since.elapsed().as_secs_f64();
     let (decider_now, decider_mib) = measure::usage(decider)?;
+    let server_now = measure::usage(server)?.0;
     let own_now = measure::usage(std::process::id())?.0;
     Ok(Generated {
         decider_percent: (decider_now - decider_before) / seconds * 100.0,
         decider_mib,
+        server_percent: (server_now - server_before) / seconds * 100.0,
         own_percent: (own_now - own_before) / seconds * 100.0,
         latest_ms: latest.as_secs_f64() * 1e3,
         stored: last(&context, SAMPLES.name).await? - samples_before,

@@ -41,6 +41,12 @@ impl Nats {
         Self::ready(process, folder.to_owned(), ports).await
     }
 
+    /// Its process id, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.process.id()
+    }
+
     /// Starts the server again on the same ports and store, after [`Nats::kill`].
     ///
     /// # Errors
