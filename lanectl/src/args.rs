@@ -57,7 +57,7 @@ pub enum Command {
     /// Evaluate recorded decisions again from their own inputs; exits 1 if one comes out otherwise
     #[command(group = clap::ArgGroup::new("source").required(true))]
     Verify {
-        /// Decisions as lines of proto3 JSON, as `watch -o json` prints them; - for standard input
+        /// A record, or decisions as lines of proto3 JSON; - for standard input
         #[arg(group = "source", value_name = "FILE")]
         file: Option<PathBuf>,
         /// The decisions that the stream still has

@@ -86,7 +86,7 @@ async fn act(args: &Args) -> anyhow::Result<()> {
     let policies = match &args.command {
         Command::Verify {
             file: Some(file), ..
-        } => return verify::lines(&policy::read(file)?),
+        } => return verify::record(recording::open(file)?),
         Command::Explain(explain) if explain.file.is_some() => return explain_file(explain),
         Command::Replay(replay) => return replay::run(replay),
         Command::Compare(compare) if compare.file.is_some() => return compare_file(compare),

@@ -18,7 +18,7 @@ use crate::{brake, file, name, object, output, yaml};
 ///
 /// # Errors
 /// Names the file.
-pub(crate) fn read(path: &Path) -> anyhow::Result<String> {
+fn read(path: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     if path == Path::new("-") {
         std::io::stdin()

@@ -1,16 +1,16 @@
 //! Recorded decisions, evaluated again from their own inputs.
 
+use std::io::BufRead;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use laneguard_decider::decide;
-use laneguard_proto::codec::decode;
-use laneguard_proto::header;
 use laneguard_proto::policy::Law;
 use laneguard_proto::subject::Kind;
 use laneguard_proto::v1::Decision;
 use laneguard_runtime::bus::{Bus, Start, Subscription};
 
+use crate::recording::{Line, Reader};
 use crate::{name, output};
 
 /// What came of it.
@@ -76,23 +76,30 @@ fn is_ours(law: &str) -> bool {
     known.is_ok_and(|law| law != Law::External)
 }
 
-/// Decisions as lines of proto3 JSON.
+/// The decisions of a record, or bare ones, line by line. What cannot be read is told and left out, but is no proof either.
 ///
 /// # Errors
-/// When a line is no decision, or one came out otherwise.
-pub(crate) fn lines(text: &str) -> anyhow::Result<()> {
+/// When the source cannot be read, a line of it is malformed, or a decision came out otherwise.
+pub(crate) fn record<R: BufRead>(mut source: Reader<R>) -> anyhow::Result<()> {
     let mut tally = Tally::default();
-    for (number, line) in text.lines().enumerate() {
-        if line.trim().is_empty() {
-            continue;
-        }
-        let decision: Decision = decode(line.as_bytes(), Some(header::JSON))
-            .with_context(|| format!("line {} is no decision", number + 1))?;
-        if let Some(line) = tally.check(&decision) {
-            output::line(&line)?;
+    let mut malformed = 0_u64;
+    while let Some(line) = source.next()? {
+        match line {
+            Ok(Line::Decision(decision)) => {
+                if let Some(line) = tally.check(&decision) {
+                    output::line(&line)?;
+                }
+            }
+            Ok(_) => {}
+            Err(line) => {
+                malformed += 1;
+                eprintln!("warning: {line}; it is left out");
+            }
         }
     }
-    tally.conclude()
+    tally.conclude()?;
+    anyhow::ensure!(malformed == 0, "not every line could be read");
+    Ok(())
 }
 
 /// The decisions that the stream still has.
@@ -196,11 +203,42 @@ mod tests {
         assert_eq!((tally.identical, tally.different), (1, 1));
     }
 
+    /// What verifying these lines came to, and why it failed.
+    fn verified(lines: &[&str]) -> Result<(), String> {
+        record(Reader::new(lines.join("\n").as_bytes())).map_err(|error| format!("{error:#}"))
+    }
+
     #[test]
-    fn lines_of_json_are_read_and_what_is_none_is_named() {
+    fn bare_decisions_and_those_of_a_record_are_evaluated_again() {
+        let json = |decision| laneguard_proto::codec::to_json(&decision).unwrap();
+        let (good, bad) = (
+            json(decision()),
+            json(Decision {
+                action: "INCREASE".into(),
+                ..decision()
+            }),
+        );
+        let of_record = |decision: &str| {
+            let subject = "laneguard.v1.decision.default.factory_floor";
+            format!(
+                r#"{{"kind":"decision","subject":"{subject}","time":"2026-11-24T15:36:57Z","message":{decision}}}"#
+            )
+        };
+        let header = r#"{"kind":"header","format":"laneguard.record","version":1}"#;
+        let sample = r#"{"kind":"sample","time":"2026-11-24T15:36:57Z","message":{"cluster":"c","policy":"p","workload":"w","sequence":"1","observedAt":"2026-11-24T15:36:56Z"}}"#;
+        let (recorded, tampered) = (of_record(&good), of_record(&bad));
+        assert_eq!(verified(&[&good, "", &good]), Ok(()));
+        assert_eq!(verified(&[header, sample, &recorded]), Ok(()));
+        for lines in [[good.as_str(), &bad], [header, &tampered]] {
+            let error = verified(&lines).unwrap_err();
+            assert!(error.contains("not every decision"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_fails_the_whole_although_the_rest_is_verified() {
         let json = laneguard_proto::codec::to_json(&decision()).unwrap();
-        lines(&format!("{json}\n\n{json}\n")).unwrap();
-        let error = lines(&format!("{json}\nnonsense\n")).unwrap_err();
-        assert!(format!("{error:#}").contains("line 2"), "{error:#}");
+        let error = verified(&[&json, "nonsense", &json]).unwrap_err();
+        assert_eq!(error, "not every line could be read");
     }
 }
