@@ -36,7 +36,9 @@ struct Task {
 pub(crate) struct Router {
     shared: Shared,
     catalogue: Catalogue,
-    tasks: BTreeMap<String, Task>,
+    tasks: HashMap<String, Task>,
+    /// How many of them hash to each shard.
+    of_shard: BTreeMap<u32, usize>,
     running: JoinSet<()>,
     /// Shards that some policy of ours hashes to.
     interest: watch::Sender<BTreeSet<u32>>,
@@ -58,7 +60,8 @@ impl Router {
         Self {
             shared,
             catalogue: Catalogue::default(),
-            tasks: BTreeMap::new(),
+            tasks: HashMap::new(),
+            of_shard: BTreeMap::new(),
             running: JoinSet::new(),
             interest,
             synced: [false; 3],
@@ -233,19 +236,24 @@ impl Router {
                         }
                     };
                     task.want.send_replace(want);
+                    self.count_in_shard(token, |tasks| tasks.saturating_sub(1));
                 }
             }
         }
-        let cluster = self.shared.bus.cluster().as_str();
-        let shards: BTreeSet<u32> = self
-            .tasks
-            .keys()
-            .map(|policy| storage::shard_of(cluster, policy))
-            .collect();
+    }
+
+    /// A task began or ended: the shards are of interest that some policy of ours hashes to.
+    fn count_in_shard(&mut self, token: &str, count: impl Fn(usize) -> usize) {
+        let shard = storage::shard_of(self.shared.bus.cluster().as_str(), token);
+        let tasks = self.of_shard.entry(shard).or_default();
+        *tasks = count(*tasks);
+        let wanted = *tasks > 0;
         self.interest.send_if_modified(|interest| {
-            let differs = *interest != shards;
-            *interest = shards;
-            differs
+            if wanted {
+                interest.insert(shard)
+            } else {
+                interest.remove(&shard)
+            }
         });
         self.shared.metrics.policies.set(self.tasks.len() as i64);
     }
@@ -261,6 +269,7 @@ impl Router {
             workloads,
         };
         self.tasks.insert(token.to_owned(), task);
+        self.count_in_shard(token, |tasks| tasks + 1);
     }
 
     fn sample(

@@ -227,40 +227,39 @@ const SEQUENCE: &str = "last_sequence";
 const EXACT: u64 = 1 << 53;
 
 /// Sequences above 2^53 as text, as proto3 JSON writes 64-bit integers.
-fn whole_numbers_as_text(value: Value) -> Value {
-    convert(value, &|value| match value.as_u64() {
-        Some(sequence) if sequence > EXACT => Value::String(sequence.to_string()),
-        _ => value,
-    })
+fn whole_numbers_as_text(mut value: Value) -> Value {
+    convert(&mut value, &|value| {
+        if let Some(sequence) = value.as_u64().filter(|sequence| *sequence > EXACT) {
+            *value = Value::String(sequence.to_string());
+        }
+    });
+    value
 }
 
 /// The reverse of [`whole_numbers_as_text`].
-fn exact_numbers(value: Value) -> Value {
-    convert(
-        value,
-        &|value| match value.as_str().and_then(|s| s.parse::<u64>().ok()) {
-            Some(sequence) => sequence.into(),
-            None => value,
-        },
-    )
+fn exact_numbers(mut value: Value) -> Value {
+    convert(&mut value, &|value| {
+        if let Some(sequence) = value.as_str().and_then(|s| s.parse::<u64>().ok()) {
+            *value = sequence.into();
+        }
+    });
+    value
 }
 
 /// Applies `change` to every [`SEQUENCE`] in a tree.
-fn convert(value: Value, change: &impl Fn(Value) -> Value) -> Value {
+fn convert(value: &mut Value, change: &impl Fn(&mut Value)) {
     match value {
-        Value::Array(items) => items.into_iter().map(|v| convert(v, change)).collect(),
-        Value::Object(fields) => fields
-            .into_iter()
-            .map(|(key, value)| {
-                let value = if key == SEQUENCE {
-                    change(value)
+        Value::Array(items) => items.iter_mut().for_each(|value| convert(value, change)),
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                if key == SEQUENCE {
+                    change(value);
                 } else {
-                    convert(value, change)
-                };
-                (key, value)
-            })
-            .collect(),
-        value => value,
+                    convert(value, change);
+                }
+            }
+        }
+        _ => {}
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod takeover;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,22 +96,26 @@ impl Cause {
     }
 }
 
+/// One new sample. Only the message: with what the law reads of it beside it, each would be too large for the allocator's fast path.
 #[derive(Debug)]
 struct Heard {
     message: v1::Sample,
-    sample: Sample,
     at: Instant,
-    /// Whether it can carry a command while it is new.
+    /// Whether it can carry a command while it is new; known once it is [read](Heard::read).
     usable: bool,
 }
 
 impl Heard {
-    /// Says in our clock when it was observed, which is when it was stored: the collector's and Prometheus' clocks may be others.
-    fn date(&mut self, now: Instant, now_ms: i64) {
+    /// The sample as the law is given it. Says in our clock when it was observed, which is when it was stored: the collector's and
+    /// Prometheus' clocks may be others.
+    fn read(&mut self, now: Instant, now_ms: i64) -> Sample {
+        let mut sample = wire::sample(&self.message);
+        self.usable = is_usable(&sample);
         let age_ms = now.saturating_duration_since(self.at).as_millis();
         let at_ms = now_ms.saturating_sub(i64::try_from(age_ms).unwrap_or(i64::MAX));
         self.message.observed_at = Some(timestamp_from_ms(at_ms));
-        self.sample.observed_at_ms = at_ms;
+        sample.observed_at_ms = at_ms;
+        sample
     }
 }
 
@@ -221,7 +226,7 @@ impl Engine {
     /// are left out.
     pub fn hear(
         &mut self,
-        message: &v1::Sample,
+        message: v1::Sample,
         stream_sequence: u64,
         at: Instant,
         now: Instant,
@@ -253,17 +258,13 @@ impl Engine {
         }
         self.older.remove(&message.workload);
         self.round_began.get_or_insert(now);
-        let message = wire::recorded(message, policy);
-        let sample = wire::sample(&message);
-        self.round.insert(
-            message.workload.clone(),
-            Box::new(Heard {
-                usable: is_usable(&sample),
-                sample,
-                message,
-                at,
-            }),
-        );
+        let heard = Heard {
+            message: wire::recorded(message, policy),
+            at,
+            usable: false,
+        };
+        let workload = heard.message.workload.clone();
+        self.round.insert(workload, Box::new(heard));
         hearing
     }
 
@@ -272,7 +273,7 @@ impl Engine {
         let used = self.memory.law.workload(workload);
         let used = used.and_then(|known| known.last_sequence);
         let evaluated = self.standing.get(workload).map(|s| s.sequence);
-        let heard = self.round.get(workload).map(|h| h.sample.sequence);
+        let heard = self.round.get(workload).map(|h| h.message.sequence);
         used.max(evaluated).max(heard)
     }
 
@@ -327,9 +328,8 @@ impl Engine {
         let stirred = self.stirred.take();
         self.round_began = None;
         let mut round = std::mem::take(&mut self.round);
-        for heard in round.values_mut() {
-            heard.date(now, now_ms);
-        }
+        let read = |heard: &mut Box<Heard>| heard.read(now, now_ms);
+        let samples: Vec<Sample> = round.values_mut().map(read).collect();
         let plan = Arc::clone(&self.plan);
         let Some(policy) = &plan.law else {
             return Step::Quiet;
@@ -338,33 +338,23 @@ impl Engine {
             return self.rest(stirred);
         }
 
-        let (inputs, enforced) = self.inputs(policy, &round, now_ms);
-        let evaluation = inputs.decide();
+        let (inputs, enforced) = self.inputs(policy, samples, now_ms);
+        let mut evaluation = inputs.decide();
         self.note_usable(policy, &round, &inputs, &evaluation, now);
         self.compare(&plan, &round, &inputs, &evaluation, enforced, now);
 
-        // without the law's old state, which is much the largest part
-        let mut memory = Memory {
-            uid: plan.uid.clone(),
-            owner: self.memory.owner.clone(),
-            term: self.memory.term,
-            sequence: self.memory.sequence,
-            in_force: enforced,
-            law: evaluation.state.clone(),
-            commands: self.memory.commands.clone(),
-            said: None,
-            outbox: None,
+        let law = std::mem::take(&mut evaluation.state);
+        let sequence = self.memory.sequence.saturating_add(1);
+        let (commands, reissued) = self.issue(enforced, &law, policy, &inputs, sequence);
+        let action = evaluation.action.as_str();
+        let repeats = |said: &Said| {
+            said.action == action
+                && said.gate == inputs.gate
+                && said.generation == plan.generation
+                && said.mode == plan.mode.as_str()
         };
-        let sequence = memory.sequence.saturating_add(1);
-        let reissued = self.issue(&mut memory, policy, &inputs, sequence);
-        let said = Said {
-            action: evaluation.action.to_string(),
-            gate: inputs.gate.clone(),
-            generation: plan.generation,
-            mode: plan.mode.as_str().to_owned(),
-        };
-        let is_news = self.memory.said.as_ref() != Some(&said)
-            || memory.uid != self.memory.uid
+        let is_news = !self.memory.said.as_ref().is_some_and(repeats)
+            || plan.uid != self.memory.uid
             || evaluation.limits.iter().any(LimitChange::is_changed)
             || inputs.note.is_some()
             || reissued;
@@ -373,12 +363,26 @@ impl Engine {
             .is_none_or(|at| now.saturating_duration_since(at) >= REPEAT);
         if !is_news && !is_time {
             self.repeats += 1;
-            self.memory.law = evaluation.state;
+            self.memory.law = law;
             return Step::Quiet;
         }
 
-        memory.sequence = sequence;
-        memory.said = Some(said);
+        let memory = Memory {
+            uid: plan.uid.clone(),
+            owner: self.memory.owner.clone(),
+            term: self.memory.term,
+            sequence,
+            in_force: enforced,
+            law,
+            commands: commands.into_owned(),
+            said: Some(Said {
+                action: action.to_owned(),
+                gate: inputs.gate.clone(),
+                generation: plan.generation,
+                mode: plan.mode.as_str().to_owned(),
+            }),
+            outbox: None,
+        };
         let cause = match stirred {
             Some(cause) if round.is_empty() => cause.as_str(),
             _ => "samples",
@@ -408,12 +412,7 @@ impl Engine {
     }
 
     /// What to decide from, and whether the limits are those of the pods afterwards.
-    fn inputs(
-        &self,
-        policy: &Policy,
-        round: &BTreeMap<String, Box<Heard>>,
-        now_ms: i64,
-    ) -> (Inputs, bool) {
+    fn inputs(&self, policy: &Policy, samples: Vec<Sample>, now_ms: i64) -> (Inputs, bool) {
         let begins = self.enforces() && !self.memory.in_force;
         let mut state = self.memory.law.clone();
         let mut note = None;
@@ -462,7 +461,7 @@ impl Engine {
             now_ms,
             policy: policy.clone(),
             state,
-            samples: round.values().map(|heard| heard.sample.clone()).collect(),
+            samples,
             gate,
             note,
         };
@@ -497,21 +496,30 @@ impl Engine {
         Some(class.clamp(placed.found_bps.unwrap_or(class.max_bps)))
     }
 
-    /// Brings the commands in force up to date. Returns whether one is new or says something else.
-    fn issue(&self, memory: &mut Memory, policy: &Policy, inputs: &Inputs, sequence: u64) -> bool {
-        if !memory.in_force {
-            memory.commands.clear();
-            return !self.memory.commands.is_empty();
+    /// The commands in force from now on, and whether one is new or says something else. Mostly those that are in force already.
+    fn issue(
+        &self,
+        enforced: bool,
+        law: &State,
+        policy: &Policy,
+        inputs: &Inputs,
+        sequence: u64,
+    ) -> (Cow<'_, BTreeMap<String, Issued>>, bool) {
+        let mut commands = Cow::Borrowed(&self.memory.commands);
+        if !enforced {
+            let revoked = !commands.is_empty();
+            return (Cow::Owned(BTreeMap::new()), revoked);
         }
-        memory
-            .commands
-            .retain(|name, _| policy.classes.iter().any(|class| class.name == *name));
+        let named = |name: &String| policy.classes.iter().any(|class| class.name == *name);
+        if !commands.keys().all(named) {
+            commands.to_mut().retain(|name, _| named(name));
+        }
         if matches!(inputs.gate, Some(Gate::Unplaced { .. })) {
-            return false;
+            return (commands, false);
         }
         let mut reissued = false;
         for class in &policy.classes {
-            let Some(limit_bps) = memory.law.limit_bps(&class.name) else {
+            let Some(limit_bps) = law.limit_bps(&class.name) else {
                 continue;
             };
             let content = Content {
@@ -520,23 +528,20 @@ impl Engine {
                 valid_for_ms: self.plan.valid_for.as_millis() as u64,
                 on_stale: self.plan.on_stale.into(),
             };
-            let same = memory
-                .commands
+            let same = commands
                 .get(&class.name)
                 .is_some_and(|issued| issued.content == content);
             if !same {
                 reissued = true;
-                memory.commands.insert(
-                    class.name.clone(),
-                    Issued {
-                        content,
-                        term: memory.term,
-                        sequence,
-                    },
-                );
+                let issued = Issued {
+                    content,
+                    term: self.memory.term,
+                    sequence,
+                };
+                commands.to_mut().insert(class.name.clone(), issued);
             }
         }
-        reissued
+        (commands, reissued)
     }
 
     /// Remembers for each workload whether its newest sample can carry a command.
@@ -561,7 +566,7 @@ impl Engine {
             let is_new = now.saturating_duration_since(heard.at) <= LONGEST_LAG;
             let usable = counted && heard.usable && is_new;
             let standing = Standing {
-                sequence: heard.sample.sequence,
+                sequence: heard.message.sequence,
                 usable: usable.then_some(heard.at),
             };
             self.standing.insert(name.clone(), standing);
@@ -626,25 +631,22 @@ impl Engine {
         if round.is_empty() || matches!(inputs.gate, Some(Gate::Unplaced { .. })) {
             return;
         }
-        let messages = if plan.shadows.is_empty() {
-            Vec::new()
-        } else {
-            round.values().map(|heard| heard.message.clone()).collect()
-        };
+        // what decisions of shadows say is made only where there are any
+        let template = (!plan.shadows.is_empty()).then(|| v1::Decision {
+            cluster: self.name.cluster.clone(),
+            policy: self.name.policy.clone(),
+            mode: plan.mode.as_str().to_owned(),
+            policy_generation: plan.generation,
+            cause: "samples".to_owned(),
+            samples: round.values().map(|heard| heard.message.clone()).collect(),
+            ..v1::Decision::default()
+        });
         let round = Round {
             now,
             inputs,
             evaluation,
             applied,
-            messages,
-            template: v1::Decision {
-                cluster: self.name.cluster.clone(),
-                policy: self.name.policy.clone(),
-                mode: plan.mode.as_str().to_owned(),
-                policy_generation: plan.generation,
-                cause: "samples".to_owned(),
-                ..v1::Decision::default()
-            },
+            template: template.unwrap_or_default(),
         };
         self.shadows.round(&plan.shadows, round);
     }

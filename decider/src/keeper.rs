@@ -21,11 +21,12 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::contest::{self, Answer, Verdict};
-use crate::engine::{Engine, Found, Hearing, Name, REPEAT, Step, Wanted};
+use crate::engine::{Engine, Found, Hearing, Name, Proposal, REPEAT, Step, Wanted};
 use crate::inbox::Inbox;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
-use crate::shadow::{self, Role};
+use crate::shadow;
+use crate::shadow_metrics::Shown;
 
 /// So long may the publication of shadow decisions keep a policy's task from its next samples.
 const MOST_FOR_SHADOWS: Duration = Duration::from_millis(500);
@@ -87,7 +88,7 @@ struct Stored {
     /// Stream sequence of the last command of each class.
     commands: BTreeMap<String, u64>,
     /// Laws whose comparison is shown in metrics.
-    compared: Vec<(Role, String)>,
+    compared: Vec<Shown>,
     /// When the shadows were last kept for the next owner.
     shadows_kept: Option<Instant>,
 }
@@ -176,8 +177,7 @@ impl Keeper {
         };
         let end = self.govern(&mut engine, &mut stored).await;
         self.forget_limits(&engine.memory().law.limits);
-        let shown = &stored.compared;
-        self.shared.metrics.shadows.forget(&self.name.policy, shown);
+        self.shared.metrics.shadows.forget(&stored.compared);
         let deleted = matches!(*self.want.borrow(), Want::Deleted);
         if deleted && self.owns() {
             // best effort: another object of this name is told apart by its uid as well
@@ -305,13 +305,14 @@ impl Keeper {
                 engine.set_override(wanted.over);
                 engine.set_plan(wanted.plan);
             }
-            let waiting = self.inbox.take();
+            let mut waiting = self.inbox.take();
             let now = Instant::now();
-            for received in waiting.samples.values() {
+            for (workload, received) in &mut waiting.samples {
                 let stored_at = received.received.checked_sub(received.age).unwrap_or(now);
-                let sequence = received.stream_sequence;
-                let hearing = engine.hear(&received.message, sequence, stored_at, now);
-                self.note_older(hearing, &received.message);
+                let message = std::mem::take(&mut received.message);
+                let sequence = message.sequence;
+                let hearing = engine.hear(message, received.stream_sequence, stored_at, now);
+                self.note_older(hearing, workload, sequence);
             }
             let cause = waiting
                 .samples
@@ -319,9 +320,7 @@ impl Keeper {
                 .max_by_key(|sample| sample.received);
             let span = self.span(cause.as_deref());
             engine.saw(waiting.seen);
-            // boxed: most of a thousand policies wait most of the time, and need not hold what publishing needs
-            let act = Box::pin(self.act(engine, stored, cause));
-            let acted = act.instrument(span).await;
+            let acted = self.act(engine, stored, cause).instrument(span).await;
             match acted {
                 Ok(()) => backoff.reset(),
                 Err(End::Unavailable) => {
@@ -359,9 +358,8 @@ impl Keeper {
     }
 
     /// Samples that are not evaluated because newer ones were, or were said to be, are seen by an operator.
-    fn note_older(&self, hearing: Hearing, sample: &v1::Sample) {
-        let (policy, workload) = (self.name.policy.as_str(), sample.workload.as_str());
-        let sequence = sample.sequence;
+    fn note_older(&self, hearing: Hearing, workload: &str, sequence: u64) {
+        let policy = self.name.policy.as_str();
         match hearing {
             Hearing::Taken | Hearing::Ignored => {}
             Hearing::Older => {
@@ -399,6 +397,9 @@ impl Keeper {
     }
 
     /// Lets the engine take its steps, and commits and publishes what follows from them.
+    ///
+    /// Most samples are followed by nothing, and most of a thousand policies wait most of the time: what commits and publishes is boxed, so
+    /// that neither of them pays for it.
     async fn act(
         &self,
         engine: &mut Engine,
@@ -406,29 +407,44 @@ impl Keeper {
         cause: Option<Box<Received<v1::Sample>>>,
     ) -> Result<(), End> {
         if let Some(memory) = engine.outranked(unix_ms()) {
-            let (policy, term) = (self.name.policy.as_str(), memory.term);
-            tracing::warn!(
-                policy,
-                term,
-                "the actuator has seen something newer than our command, going above it"
-            );
-            match self.commit(&memory, &mut stored.revision).await? {
-                Commit::Done => engine.reign(memory),
-                Commit::Earlier(memory) => engine.reign(*memory),
-            }
+            Box::pin(self.rise(engine, stored, memory)).await?;
         }
-        self.decide(engine, stored, cause).await?;
-        self.command(engine, stored).await?;
-        self.shadow(engine, stored).await;
+        if let Some(proposal) = self.step(engine, stored) {
+            Box::pin(self.decide(engine, stored, proposal, cause)).await?;
+        }
+        let due = engine.due(Instant::now(), unix_ms());
+        if !due.is_empty() {
+            Box::pin(self.command(engine, stored, due)).await?;
+        }
+        let due = engine.shadow_decisions();
+        if !due.is_empty() && self.owns() {
+            Box::pin(self.shadow(engine, stored, due)).await;
+        }
+        Ok(())
+    }
+
+    /// Commits a term above what the actuator has seen.
+    async fn rise(
+        &self,
+        engine: &mut Engine,
+        stored: &mut Stored,
+        memory: Memory,
+    ) -> Result<(), End> {
+        let (policy, term) = (self.name.policy.as_str(), memory.term);
+        tracing::warn!(
+            policy,
+            term,
+            "the actuator has seen something newer than our command, going above it"
+        );
+        match self.commit(&memory, &mut stored.revision).await? {
+            Commit::Done => engine.reign(memory),
+            Commit::Earlier(memory) => engine.reign(*memory),
+        }
         Ok(())
     }
 
     /// Publishes what the laws in shadow said, after everything that counts, and only as long as that may wait. What fails is left out.
-    async fn shadow(&self, engine: &mut Engine, stored: &mut Stored) {
-        let due = engine.shadow_decisions();
-        if due.is_empty() || !self.owns() {
-            return;
-        }
+    async fn shadow(&self, engine: &Engine, stored: &mut Stored, due: Vec<v1::Decision>) {
         let policy = self.name.policy.as_str();
         let subject = subject::decision(&self.name.cluster, policy);
         let now = Instant::now();
@@ -489,35 +505,42 @@ impl Keeper {
         }
     }
 
-    async fn decide(
-        &self,
-        engine: &mut Engine,
-        stored: &mut Stored,
-        cause: Option<Box<Received<v1::Sample>>>,
-    ) -> Result<(), End> {
+    /// Lets the engine evaluate what came. `None`: there is nothing to commit.
+    fn step(&self, engine: &mut Engine, stored: &mut Stored) -> Option<Box<Proposal>> {
         let metrics = &self.shared.metrics;
         let began = Instant::now();
         if engine
             .deadline(began)
             .is_none_or(|deadline| deadline > began)
         {
-            return Ok(());
+            return None;
         }
         let step = engine.step(began, unix_ms());
         metrics.evaluations.inc();
-        let policy = self.name.policy.as_str();
         let counted = engine.counted();
         if !counted.is_empty() {
             metrics
                 .shadows
-                .count(policy, &counted, &mut stored.compared);
+                .count(&self.name.policy, &counted, &mut stored.compared);
         }
         metrics
             .evaluation_seconds
             .observe(began.elapsed().as_secs_f64());
-        let Step::Commit(mut proposal) = step else {
-            return Ok(());
-        };
+        match step {
+            Step::Quiet => None,
+            Step::Commit(proposal) => Some(proposal),
+        }
+    }
+
+    /// Commits a decision, then publishes it.
+    async fn decide(
+        &self,
+        engine: &mut Engine,
+        stored: &mut Stored,
+        mut proposal: Box<Proposal>,
+        cause: Option<Box<Received<v1::Sample>>>,
+    ) -> Result<(), End> {
+        let metrics = &self.shared.metrics;
         if let Some(decision) = &proposal.decision
             && let Err(error) = proposal.memory.keep(decision)
         {
@@ -658,9 +681,14 @@ impl Keeper {
     }
 
     /// Publishes the commands that are due. Those that cannot be are due again with the next usable samples.
-    async fn command(&self, engine: &mut Engine, stored: &mut Stored) -> Result<(), End> {
+    async fn command(
+        &self,
+        engine: &mut Engine,
+        stored: &mut Stored,
+        due: Vec<v1::Command>,
+    ) -> Result<(), End> {
         let metrics = &self.shared.metrics;
-        for mut command in engine.due(Instant::now(), unix_ms()) {
+        for mut command in due {
             if !self.owns() {
                 return Err(End::Dismissed);
             }

@@ -115,9 +115,7 @@ pub(crate) struct Round<'a> {
     pub(crate) evaluation: &'a Evaluation,
     /// Whether the limits are on the pods.
     pub(crate) applied: bool,
-    /// The samples as decisions record them.
-    pub(crate) messages: Vec<v1::Sample>,
-    /// What every decision of the round has in common.
+    /// What every decision of the round has in common, with the samples as they are recorded.
     pub(crate) template: v1::Decision,
 }
 
@@ -252,7 +250,6 @@ impl Shadows {
             action: evaluation.action.to_string(),
             limits: decide::limits(&evaluation),
             reason: evaluation.reason,
-            samples: round.messages.clone(),
             repeats,
             state: inputs.recorded_state(),
             parameters: inputs.parameters(),

@@ -64,40 +64,98 @@ impl ShadowMetrics {
     }
 
     /// A round of a policy's laws. Laws that are no longer compared are forgotten.
-    pub(crate) fn count(&self, policy: &str, round: &[Counted], shown: &mut Vec<(Role, String)>) {
-        let now: Vec<_> = round.iter().map(|c| (c.role, c.name.clone())).collect();
-        if *shown != now {
-            shown.retain(|one| !now.contains(one));
-            self.forget(policy, shown);
-            *shown = now;
+    pub(crate) fn count(&self, policy: &str, round: &[Counted], shown: &mut Vec<Shown>) {
+        if !shown.iter().map(Shown::law).eq(round.iter().map(law)) {
+            self.show(policy, round, shown);
         }
-        for counted in round {
-            let labels = compared(policy, counted.role, &counted.name);
-            match counted.allowed_bps {
-                Some(bps) => drop(self.allowed.get_or_create(&labels).set(bps)),
+        for (counted, shown) in round.iter().zip(shown) {
+            match (counted.allowed_bps, &shown.allowed) {
+                (Some(bps), Some(allowed)) => drop(allowed.set(bps)),
+                (Some(bps), None) => {
+                    let allowed = self.allowed.get_or_create_owned(&shown.labels);
+                    allowed.set(bps);
+                    shown.allowed = Some(allowed);
+                }
                 // what is not known is not shown as it was
-                None => drop(self.allowed.remove(&labels)),
+                (None, _) => {
+                    if shown.allowed.take().is_some() {
+                        self.allowed.remove(&shown.labels);
+                    }
+                }
             }
-            self.avoided.get_or_create(&labels).inc_by(counted.avoided);
-            self.lost.get_or_create(&labels).inc_by(counted.lost_bits);
-            self.decisions
-                .get_or_create(&decided(labels, counted.action))
-                .inc();
+            shown.avoided.inc_by(counted.avoided);
+            shown.lost.inc_by(counted.lost_bits);
+            let action = counted.action;
+            let known = shown.decisions.iter().find(|(of, _)| *of == action);
+            if let Some((_, decisions)) = known {
+                decisions.inc();
+            } else {
+                let labels = decided(shown.labels.clone(), action);
+                let decisions = self.decisions.get_or_create_owned(&labels);
+                decisions.inc();
+                shown.decisions.push((action, decisions));
+            }
+        }
+    }
+
+    /// These laws are compared from now on: those that are not any more are forgotten, and of each other one its lines are kept at hand.
+    fn show(&self, policy: &str, round: &[Counted], shown: &mut Vec<Shown>) {
+        let gone = |one: &Shown| !round.iter().any(|counted| law(counted) == one.law());
+        let (gone, mut kept): (Vec<_>, Vec<_>) = shown.drain(..).partition(gone);
+        self.forget(&gone);
+        for counted in round {
+            let known = kept.iter().position(|one| one.law() == law(counted));
+            shown.push(match known {
+                Some(at) => kept.swap_remove(at),
+                None => {
+                    let labels = compared(policy, counted.role, &counted.name);
+                    Shown {
+                        role: counted.role,
+                        allowed: None,
+                        avoided: self.avoided.get_or_create_owned(&labels),
+                        lost: self.lost.get_or_create_owned(&labels),
+                        decisions: Vec::new(),
+                        labels,
+                    }
+                }
+            });
         }
     }
 
     /// These laws are no longer compared by this process.
-    pub(crate) fn forget(&self, policy: &str, laws: &[(Role, String)]) {
-        for (role, name) in laws {
-            let labels = compared(policy, *role, name);
-            self.allowed.remove(&labels);
-            self.avoided.remove(&labels);
-            self.lost.remove(&labels);
+    pub(crate) fn forget(&self, laws: &[Shown]) {
+        for Shown { labels, .. } in laws {
+            self.allowed.remove(labels);
+            self.avoided.remove(labels);
+            self.lost.remove(labels);
             for action in Action::ALL {
                 self.decisions.remove(&decided(labels.clone(), action));
             }
         }
     }
+}
+
+/// The lines of one law, at hand: looking them up by their labels in each round would cost more than counting.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    role: Role,
+    labels: Compared,
+    /// Unset while it is not known.
+    allowed: Option<Gauge<f64, AtomicU64>>,
+    avoided: Counter,
+    lost: Counter<f64, AtomicU64>,
+    /// By action, those that came.
+    decisions: Vec<(Action, Counter)>,
+}
+
+impl Shown {
+    fn law(&self) -> (Role, &str) {
+        (self.role, &self.labels.law)
+    }
+}
+
+fn law(counted: &Counted) -> (Role, &str) {
+    (counted.role, &counted.name)
 }
 
 fn compared(policy: &str, role: Role, law: &str) -> Compared {

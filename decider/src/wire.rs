@@ -257,17 +257,16 @@ fn usage(usage: &v1::Usage) -> Option<Usage> {
 
 /// A sample as the law is given it and a decision records it: without what the decision says anyway, the collector's averages, and what
 /// classes send that are not the policy's. Its sentences are cut: a record of many workloads must fit into a message.
-pub fn recorded(message: &v1::Sample, policy: &Policy) -> v1::Sample {
-    let ours = |usage: &&v1::Usage| policy.classes.iter().any(|c| c.name == usage.class);
-    v1::Sample {
-        cluster: String::new(),
-        policy: String::new(),
-        source: cut(&message.source, LONGEST_RECORDED).to_owned(),
-        reason: cut(&message.reason, LONGEST_RECORDED).to_owned(),
-        smoothed: None,
-        usage: message.usage.iter().filter(ours).cloned().collect(),
-        ..message.clone()
+pub fn recorded(mut message: v1::Sample, policy: &Policy) -> v1::Sample {
+    message.cluster = String::new();
+    message.policy = String::new();
+    for sentence in [&mut message.source, &mut message.reason] {
+        sentence.truncate(cut(sentence, LONGEST_RECORDED).len());
     }
+    message.smoothed = None;
+    let ours = |usage: &v1::Usage| policy.classes.iter().any(|c| c.name == usage.class);
+    message.usage.retain(ours);
+    message
 }
 
 /// The longest sentence of a recorded sample, bytes.
@@ -506,7 +505,7 @@ mod tests {
     #[test]
     fn a_recorded_sample_reads_as_the_one_that_was_given() {
         let plan = Plan::from_json(&entry("kubernetes", "factory", &spec())).unwrap();
-        let recorded = recorded(&message(), &plan.law.unwrap());
+        let recorded = recorded(message(), &plan.law.unwrap());
         assert_eq!(sample(&recorded), sample(&message()));
         assert_eq!(recorded.smoothed, None);
     }

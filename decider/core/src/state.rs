@@ -182,7 +182,11 @@ impl State {
                         })
                 })
                 .collect(),
-            ..self.clone()
+            pods: self.pods.clone(),
+            last_change_ms: self.last_change_ms,
+            last_direction: self.last_direction,
+            pending: self.pending,
+            adaptive: self.adaptive.clone(),
         }
     }
 }

@@ -126,7 +126,7 @@ fn record(inputs: &Inputs, messages: &[v1::Sample]) -> v1::Decision {
         limits: limits(&evaluation),
         samples: messages
             .iter()
-            .map(|message| wire::recorded(message, &inputs.policy))
+            .map(|message| wire::recorded(message.clone(), &inputs.policy))
             .collect(),
         state: inputs.recorded_state(),
         parameters: inputs.parameters(),

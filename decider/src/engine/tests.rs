@@ -126,7 +126,8 @@ impl Bench {
     fn hear_message(&mut self, message: &v1::Sample) -> Hearing {
         self.stream_sequence += 1;
         let now = self.now();
-        self.engine.hear(message, self.stream_sequence, now, now)
+        self.engine
+            .hear(message.clone(), self.stream_sequence, now, now)
     }
 
     /// Steps, commits and publishes.
@@ -327,7 +328,7 @@ fn a_sample_that_was_stored_long_ago_or_whose_window_is_old_renews_nothing() {
     let message = bench.message("ns_robot", 4.0, 1.0, v1::sample::Quality::Good);
     bench.pass(16.0);
     let (stored, now) = (bench.begin, bench.now());
-    bench.engine.hear(&message, 1, stored, now);
+    bench.engine.hear(message, 1, stored, now);
     bench.settle();
     assert_eq!(bench.commands, [], "stored 16 s before it was replayed");
 
@@ -931,7 +932,7 @@ fn a_collector_that_counts_from_lower_is_believed_after_three_samples() {
         let message = bench.message("ns_robot", 40.0, 20.0, v1::sample::Quality::Good);
         assert_eq!(bench.hear_message(&message), expected);
         let (now, stored) = (bench.now(), bench.stream_sequence);
-        let again = bench.engine.hear(&message, stored, now, now);
+        let again = bench.engine.hear(message, stored, now, now);
         assert_eq!(again, Hearing::Ignored, "a replay counts once");
     }
     bench.settle();
@@ -965,7 +966,7 @@ fn age_is_told_by_the_stream_and_not_by_the_collectors_clock() {
         let old = shifted(&mut bench);
         let stored = bench.now();
         bench.pass(61.0);
-        bench.engine.hear(&old, 1, stored, bench.now());
+        bench.engine.hear(old, 1, stored, bench.now());
         bench.settle();
         assert_eq!(bench.last_decision().action, "HOLD", "{off_ms}");
         bench.pass(1.0);

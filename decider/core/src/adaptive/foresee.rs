@@ -68,7 +68,7 @@ struct Due {
 
 impl Forecast {
     /// Whatever a clock that was set back left in the future is forgotten.
-    pub(super) fn shaped(&self, now_ms: i64, classes: usize) -> Self {
+    pub(super) fn shaped(mut self, now_ms: i64, classes: usize) -> Self {
         let in_order = self
             .onsets
             .windows(2)
@@ -83,12 +83,11 @@ impl Forecast {
                 ..Self::default()
             };
         }
-        let mut shaped = self.clone();
-        shaped.expected = shaped.expected.filter(|expected| {
+        self.expected = self.expected.filter(|expected| {
             expected.before_bps.len() == classes
                 && (now_ms - PERIOD_MS.1..=now_ms + PERIOD_MS.1).contains(&expected.at_ms)
         });
-        shaped
+        self
     }
 
     fn note(&mut self, at_ms: i64, budget_bps: f64) {
@@ -517,8 +516,9 @@ mod tests {
     fn a_clock_that_is_set_back_makes_it_learn_anew() {
         let forecast = after(&[30.0; 4]);
         let now_ms = START_MS + 130_000;
-        assert_eq!(forecast.shaped(now_ms, 1), forecast);
-        assert_eq!(forecast.shaped(START_MS - 3_600_000, 1).onsets, []);
+        assert_eq!(forecast.clone().shaped(now_ms, 1), forecast);
+        let shaped = forecast.clone().shaped(START_MS - 3_600_000, 1);
+        assert_eq!(shaped.onsets, []);
         let mut forecast = forecast;
         forecast.note(START_MS - 3_600_000, 1e6);
         assert_eq!(forecast.onsets.len(), 1);

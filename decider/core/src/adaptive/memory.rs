@@ -240,48 +240,36 @@ impl Memory {
     }
 
     /// The memory in the shape of the policy, and with times that a clock which was set back cannot stretch.
-    pub(super) fn shaped(&self, now_ms: i64, policy: &Policy, patience_ms: u64) -> Self {
+    pub(super) fn shaped(mut self, now_ms: i64, policy: &Policy, patience_ms: u64) -> Self {
         let longest_ms = i64::try_from(patience_ms.saturating_mul(16 * 60)).unwrap_or(i64::MAX);
-        let mut memory = Self {
-            floors: policy
-                .critical
-                .iter()
-                .map(|critical| {
-                    self.floors
-                        .iter()
-                        .find(|floor| floor.workload == critical.workload)
-                        .cloned()
-                        .unwrap_or_else(|| Floor {
-                            workload: critical.workload.clone(),
-                            ..Floor::default()
-                        })
-                })
-                .collect(),
-            baselines: policy
-                .critical
-                .iter()
-                .map(|critical| {
-                    self.baselines
-                        .iter()
-                        .find(|baseline| baseline.workload == critical.workload)
-                        .cloned()
-                        .unwrap_or_else(|| Baseline {
-                            workload: critical.workload.clone(),
-                            ..Baseline::default()
-                        })
-                })
-                .collect(),
-            forecast: self.forecast.shaped(now_ms, policy.classes.len()),
-            effect_ms: self
-                .effect_ms
-                .map(|ms| ms.clamp(-MOST_EFFECT_MS, MOST_EFFECT_MS)),
-            test_after_ms: self.test_after_ms.min(now_ms.saturating_add(longest_ms)),
-            ..self.clone()
+        let workloads = || policy.critical.iter().map(|c| c.workload.as_str());
+        let mut known = std::mem::take(&mut self.floors);
+        let floor = |workload: &str| match known.iter().position(|f| f.workload == workload) {
+            Some(at) => known.swap_remove(at),
+            None => Floor {
+                workload: workload.to_owned(),
+                ..Floor::default()
+            },
         };
-        if let Some(change) = &mut memory.change {
+        self.floors = workloads().map(floor).collect();
+        let mut known = std::mem::take(&mut self.baselines);
+        let baseline = |workload: &str| match known.iter().position(|b| b.workload == workload) {
+            Some(at) => known.swap_remove(at),
+            None => Baseline {
+                workload: workload.to_owned(),
+                ..Baseline::default()
+            },
+        };
+        self.baselines = workloads().map(baseline).collect();
+        self.forecast = self.forecast.shaped(now_ms, policy.classes.len());
+        self.effect_ms = self
+            .effect_ms
+            .map(|ms| ms.clamp(-MOST_EFFECT_MS, MOST_EFFECT_MS));
+        self.test_after_ms = self.test_after_ms.min(now_ms.saturating_add(longest_ms));
+        if let Some(change) = &mut self.change {
             change.at_ms = change.at_ms.min(now_ms);
         }
-        memory
+        self
     }
 
     /// Counts one more in a row.
