@@ -145,7 +145,8 @@ impl Control<'_> {
             self.parameters.futile_cuts
         };
         // Without usage it is not known whether the limits bite: then only the minimum proves anything.
-        if episode.futile >= enough && self.seen.usage.is_some() {
+        let was_taken = self.was_taken(&episode);
+        if episode.futile >= enough && was_taken && self.seen.usage.is_some() {
             return self.give_up(worst, episode, "cutting best-effort did not help");
         }
         let at_minimum = self
@@ -155,7 +156,6 @@ impl Control<'_> {
             .zip(&self.state.limits)
             .all(|(class, limit)| limit.limit_bps <= class.min_bps);
         if at_minimum {
-            let was_taken = self.was_taken(&episode);
             return if episode.futile > 0 && episode.give_back > 1.0 && was_taken {
                 self.give_up(worst, episode, "best-effort at its minimum did not help")
             } else if in_a_row >= FIRM {

@@ -328,6 +328,28 @@ mod tests {
     }
 
     #[test]
+    fn what_limits_let_through_is_what_full_pods_send_and_not_what_counters_say() {
+        let state = state(&[100.0]);
+        let seen = |total_mbit: f64, top_mbit: f64| Seen {
+            start_ms: 0,
+            end_ms: 1_000,
+            total_bps: total_mbit * 1e6,
+            classes: vec![(2.0, top_mbit * 1e6)],
+        };
+        let sent = |total, top| (let_through(&state, &seen(total, top), 0.9) / 1e6).round();
+        // Both pods are full; counters of one are read early, of the other late.
+        assert_eq!(sent(206.0, 112.0), 200.0);
+        assert_eq!(sent(188.0, 99.0), 200.0);
+        // One pod is full and the other nearly idle: the error of the full one is that of the total.
+        assert_eq!(sent(121.0, 110.0), 110.0);
+        // Nobody is held back.
+        assert_eq!(sent(60.0, 50.0), 60.0);
+        let mut read = seen(206.0, 112.0);
+        bound_by_limits(&state, &mut read, false);
+        assert_eq!(read.total_bps, 200e6, "no more than limits allow");
+    }
+
+    #[test]
     fn classes_share_by_weight_inside_their_bounds() {
         let policy = policy(vec![
             class(10.0, 1000.0, 1.0, 0),

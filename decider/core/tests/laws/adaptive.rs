@@ -471,6 +471,30 @@ fn what_could_be_met_is_said_where_targets_cannot() {
 }
 
 #[test]
+fn a_minimum_that_leaves_best_effort_what_it_sent_is_named_and_is_no_proof_of_another_cause() {
+    // The link carries less than the 30 Mbit/s that the minimum lets three pods send.
+    let mut trace = Trace::after_calm(policy(&[ROBOT]));
+    let (mut last, mut limit) = (None, 1000.0);
+    for end in 4..40 {
+        let total = 3.0 * f64::min(11.0, limit);
+        let seen = trace.evaluate(sending(total, steady(ROBOT, f64::from(end), 61.0)));
+        limit = seen.limits[0].after_bps / 1e6;
+        assert_ne!(seen.action, NotBandwidth, "at {end} s: {}", seen.reason);
+        last = Some(seen);
+    }
+    let last = last.unwrap();
+    assert_eq!(
+        (last.action, last.limits[0].after_bps / 1e6),
+        (CannotBeMet, 10.0)
+    );
+    assert!(
+        last.reason.contains("a lower minimum is needed"),
+        "{}",
+        last.reason
+    );
+}
+
+#[test]
 fn without_usage_the_cut_is_in_proportion_to_the_overshoot() {
     let mut trace = Trace::after_calm(policy(&[ROBOT]));
     // 14.4 of 10 ms: 1 / sqrt(1.44) = 0.8333.
