@@ -299,9 +299,14 @@ fn relation_text(allowed: Option<f64>, memory: &Memory) -> Option<String> {
         mbit(last.total_bps())
     );
     // far from what was seen an expectation is a guess
-    let near = 0.96 * first.total_bps()..=1.04 * last.total_bps();
+    let is_near = |allowed: f64| {
+        relation
+            .bins
+            .iter()
+            .any(|bin| (0.96..=1.04).contains(&(allowed / bin.total_bps())))
+    };
     let chance = allowed
-        .filter(|allowed| near.contains(allowed))
+        .filter(|allowed| is_near(*allowed))
         .and_then(|allowed| Some((allowed, relation.expect(allowed)?)));
     let chance = chance.map_or_else(String::new, |(allowed, expectation)| {
         format!(
