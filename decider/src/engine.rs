@@ -654,7 +654,13 @@ impl Engine {
     /// Shadow decisions to be published now, after the decision in force and its commands; once. Losing them loses nothing that
     /// counts.
     pub fn shadow_decisions(&mut self) -> Vec<v1::Decision> {
-        self.shadows.due(self.memory.term, self.memory.sequence)
+        let due = self.shadows.due(self.memory.term, self.memory.sequence);
+        // the law in force speaks first in a term: a decision that lost the race for its commit was never published
+        if self.said_at.is_some() {
+            due
+        } else {
+            Vec::new()
+        }
     }
 
     /// What is to be kept of the shadows for the next owner. `None`: there are none.

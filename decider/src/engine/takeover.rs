@@ -179,6 +179,7 @@ impl Engine {
     /// The memory is committed, or was by an attempt of ours that seemed to fail: every command that it changes is asserted anew.
     pub fn reign(&mut self, memory: Memory) {
         self.replace_memory(memory);
+        self.said_at = None;
         self.check_force();
     }
 }
