@@ -65,6 +65,38 @@ fn every_shadow_says_what_it_would_do_and_the_law_in_force_is_what_it_is_without
 }
 
 #[test]
+fn after_a_takeover_shadows_are_silent_until_the_law_in_force_has_spoken_in_the_new_term() {
+    let mut bench = Bench::new(plan_of("u", 1, shadowed("Enforce")));
+    bench.congested();
+    let mut next = Bench::with(
+        plan_of("u", 1, shadowed("Enforce")),
+        None,
+        found_after(&bench),
+    );
+    next.sequence = bench.sequence;
+    next.pass(1.0);
+    next.hear("ns_robot", 40.0, 20.0, v1::sample::Quality::Good);
+    let Step::Commit(proposal) = next.engine.step(next.now(), next.now_ms()) else {
+        panic!("a decision")
+    };
+    // the race for the commit is lost, and what is stored is taken over
+    next.engine.abandon(&proposal);
+    let stored = next.engine.memory().clone();
+    next.engine.reign(stored);
+    assert_eq!(next.engine.shadow_decisions(), []);
+    next.congested();
+    let in_force = next.last_decision().clone();
+    let shadows = next.engine.shadow_decisions();
+    assert!(!shadows.is_empty());
+    for shadow in shadows {
+        assert_eq!(
+            (shadow.term, shadow.sequence),
+            (in_force.term, in_force.sequence)
+        );
+    }
+}
+
+#[test]
 fn an_unchanged_shadow_speaks_every_ten_seconds_with_a_count() {
     let mut spec = shadowed("Observe");
     spec["control"]["shadow"] = json!([{"name": "steps", "law": "Threshold"}]);
