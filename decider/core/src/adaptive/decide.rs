@@ -284,17 +284,12 @@ impl Control<'_> {
         change: impl FnOnce(&Policy, &mut State),
     ) -> Verdict {
         let before = self.state.limits.clone();
+        let usage = self.seen.usage.as_ref();
+        let total_bps = usage.map(|usage| let_through(self.state, usage, USED));
         self.memory.testing = false;
         change(self.policy, self.state);
         if before != self.state.limits {
             let undo = undo(self.policy, &before, self.state);
-            let after = std::mem::replace(&mut self.state.limits, before);
-            let total_bps = self
-                .seen
-                .usage
-                .as_ref()
-                .map(|usage| let_through(self.state, usage, USED));
-            self.state.limits = after;
             self.memory.change = Some(Change {
                 at_ms: self.now_ms,
                 up: undo < 1.0,

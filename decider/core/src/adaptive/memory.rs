@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::Policy;
+use crate::policy::{Critical, Policy};
 
 use super::{observe::Signals, propose::Baseline, relation::Relation};
 
@@ -242,25 +242,16 @@ impl Memory {
     /// The memory in the shape of the policy, and with times that a clock which was set back cannot stretch.
     pub(super) fn shaped(mut self, now_ms: i64, policy: &Policy, patience_ms: u64) -> Self {
         let longest_ms = i64::try_from(patience_ms.saturating_mul(16 * 60)).unwrap_or(i64::MAX);
-        let workloads = || policy.critical.iter().map(|c| c.workload.as_str());
-        let mut known = std::mem::take(&mut self.floors);
-        let floor = |workload: &str| match known.iter().position(|f| f.workload == workload) {
-            Some(at) => known.swap_remove(at),
-            None => Floor {
-                workload: workload.to_owned(),
-                ..Floor::default()
-            },
+        let floor = |workload: String| Floor {
+            workload,
+            ..Floor::default()
         };
-        self.floors = workloads().map(floor).collect();
-        let mut known = std::mem::take(&mut self.baselines);
-        let baseline = |workload: &str| match known.iter().position(|b| b.workload == workload) {
-            Some(at) => known.swap_remove(at),
-            None => Baseline {
-                workload: workload.to_owned(),
-                ..Baseline::default()
-            },
+        self.floors = of_critical(policy, self.floors, |floor| &floor.workload, floor);
+        let baseline = |workload: String| Baseline {
+            workload,
+            ..Baseline::default()
         };
-        self.baselines = workloads().map(baseline).collect();
+        self.baselines = of_critical(policy, self.baselines, |known| &known.workload, baseline);
         self.forecast = self.forecast.shaped(now_ms, policy.classes.len());
         self.effect_ms = self
             .effect_ms
@@ -280,6 +271,23 @@ impl Memory {
         self.streak = streak;
         value
     }
+}
+
+/// What is known of each critical workload, in the policy's order; a new one where nothing is.
+fn of_critical<T>(
+    policy: &Policy,
+    mut known: Vec<T>,
+    workload: impl Fn(&T) -> &str,
+    new: impl Fn(String) -> T,
+) -> Vec<T> {
+    let find = |critical: &Critical| match known
+        .iter()
+        .position(|one| workload(one) == critical.workload)
+    {
+        Some(at) => known.swap_remove(at),
+        None => new(critical.workload.clone()),
+    };
+    policy.critical.iter().map(find).collect()
 }
 
 /// A learned delay inside its bounds.
