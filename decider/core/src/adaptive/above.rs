@@ -25,6 +25,8 @@ const TAKEN: f64 = 0.7;
 const MOST_DRAIN_MS: f64 = 1_000.0;
 /// What flows in slow start lose, as a share of the queue that they fill.
 const OVERSHOT: f64 = 1.0;
+/// Limits settle so far from what the link surely carries to what it may carry, by ratio.
+const LIKELY: f64 = 0.15;
 /// At least so much of the room counts as used at a total that hurt, however little of the window saw it.
 const HURT: f64 = 1.5;
 
@@ -286,8 +288,9 @@ impl Control<'_> {
             let capacity = Capacity {
                 low_bps,
                 high_bps: carried(least, 0.0).max(low_bps),
+                guessed: true,
             };
-            self.learn_capacity(worst, capacity);
+            self.learn_capacity(worst, capacity, capacity.high_bps);
             let target = capacity.low_bps * kept;
             let Some(level) = level_for(self.policy, usage, target) else {
                 return self.cut_blind(worst, episode);
@@ -297,31 +300,28 @@ impl Control<'_> {
                 worst.text,
                 mbit(total)
             );
+            // Flows need not have lost as much as they may: a part of the way, by ratio, from what the link surely carries.
+            let likely = capacity.low_bps * (capacity.high_bps / capacity.low_bps).powf(LIKELY);
             return self.lower(
                 Action::CongestionThrottle,
                 why,
                 episode,
                 Cut::To {
                     level,
-                    settle: level * capacity.low_bps * settle / target,
+                    settle: level * likely * settle / target,
                 },
             );
         }
         // The limits themselves are too high.
         let (factor, settle, why) = if let Some(raise) = raise {
+            let is_measured = self.went_to_a_measure(raise);
             self.test_failed();
             self.learn_from_raise(worst, total, raise);
             let why = format!("{} after the last raise, which is undone", worst.text);
-            // A queue that grew to D in a time t was filled at 1 + D / t times what the link carries. A full queue grows no more: of
-            // a raise to a measured level no more than the middle is kept, of a step towards the unknown nothing.
-            let grown_ms = self
-                .ours(worst.end_ms)
-                .saturating_sub(raise.at_ms)
-                .saturating_sub(self.effect_ms())
-                .max(300);
-            #[allow(clippy::cast_precision_loss)]
-            let carried = 0.98 / (1.0 + worst.excess_ms / grown_ms as f64);
-            let most = if raise.settling {
+            // A full queue grows no more: of a raise to a measured level no more than the middle is kept, of a step towards the
+            // unknown nothing.
+            let carried = 0.98 * self.carried_after(worst, raise);
+            let most = if is_measured {
                 raise.undo.sqrt()
             } else {
                 raise.undo
@@ -356,7 +356,9 @@ impl Control<'_> {
                 Capacity {
                     low_bps: total * settled,
                     high_bps: total,
+                    guessed: false,
                 },
+                total,
             );
             let why = format!(
                 "{}, with best-effort held by its limits at {} in all",
@@ -462,21 +464,41 @@ impl Control<'_> {
             worst,
             Capacity {
                 low_bps: held,
-                high_bps: hurt,
+                high_bps: (hurt * self.carried_after(worst, raise)).max(held),
+                guessed: false,
             },
+            hurt,
         );
     }
 
-    fn learn_capacity(&mut self, worst: &Finding, capacity: Capacity) {
-        self.memory.relation.forget_above(capacity.high_bps);
+    /// Whether a raise went to what one congested window said, or towards it: not a step towards the unknown.
+    pub(super) fn went_to_a_measure(&self, raise: Change) -> bool {
+        raise.settling || self.memory.capacity.is_some_and(|capacity| capacity.guessed)
+    }
+
+    /// What the link carries, as a share of what was sent after a raise that hurt: a queue that grew to D in a time t was filled at
+    /// 1 + D / t times that.
+    fn carried_after(&self, worst: &Finding, raise: Change) -> f64 {
+        let grown_ms = self
+            .ours(worst.end_ms)
+            .saturating_sub(raise.at_ms)
+            .saturating_sub(self.effect_ms())
+            .max(300);
+        #[allow(clippy::cast_precision_loss)]
+        let share = 1.0 / (1.0 + worst.excess_ms / grown_ms as f64);
+        share
+    }
+
+    fn learn_capacity(&mut self, worst: &Finding, capacity: Capacity, hurt_bps: f64) {
+        self.memory.relation.forget_above(hurt_bps);
         self.memory
             .relation
-            .learn(self.now_ms, capacity.high_bps, worst.used.max(HURT));
+            .learn(self.now_ms, hurt_bps, worst.used.max(HURT));
         self.memory.held_bps = self
             .memory
             .held_bps
-            .filter(|held| *held <= 0.99 * capacity.high_bps);
+            .filter(|held| *held <= 0.99 * hurt_bps);
         self.memory.capacity = Some(capacity);
-        self.memory.mark_bps = capacity.high_bps;
+        self.memory.mark_bps = hurt_bps;
     }
 }

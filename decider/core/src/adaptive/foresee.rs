@@ -343,6 +343,7 @@ impl Control<'_> {
                 self.memory.capacity = Some(Capacity {
                     low_bps,
                     high_bps: low_bps * 1.02,
+                    guessed: false,
                 });
                 self.memory.held_bps = None;
                 self.memory.mark_bps = low_bps * 1.02;

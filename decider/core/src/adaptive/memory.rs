@@ -179,6 +179,9 @@ pub struct Capacity {
     pub low_bps: f64,
     /// More it does not carry.
     pub high_bps: f64,
+    /// Whether that is only what one congested window said. Unset: a total above it was seen to hurt.
+    #[serde(default)]
+    pub guessed: bool,
 }
 
 /// Evaluations in a row.

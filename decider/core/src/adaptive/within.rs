@@ -20,6 +20,10 @@ pub(super) const GUARDED: f64 = 0.96;
 const LASTING: u8 = 15;
 /// So near below what hurt, limits go up at the steady pace only.
 const NEAR: f64 = 0.06;
+/// So long limits stay where they settled, milliseconds, for windows of a second: what flows do as they start says little.
+const SETTLED_MS: u64 = 5_000;
+/// Least and most of a step towards a guess of what the link carries.
+const GROPING: (f64, f64) = (0.02, 0.08);
 /// While no limit is known to hurt, limits grow by this factor.
 const GROWTH: f64 = 1.5;
 /// A rise of the room's use by more than this after a raise is a queue that builds, not a busier link.
@@ -32,6 +36,8 @@ const TIGHT: (f64, f64) = (5.0, 0.75);
 const MOST_TEST: f64 = 0.12;
 /// A raise towards the capacity goes no farther than targets hold with this probability.
 const CONFIDENCE: f64 = 0.9;
+/// The same while the capacity is a guess, and one raise too far says what it is.
+const LIKELY: f64 = 0.8;
 
 impl Control<'_> {
     pub(super) fn within(&mut self, worst: &Finding) -> Verdict {
@@ -90,6 +96,7 @@ impl Control<'_> {
                 ));
             }
             let was_test = self.memory.testing;
+            let is_measured = self.went_to_a_measure(raise);
             self.test_failed();
             if let Some(usage) = &self.seen.usage {
                 self.learn_from_raise(worst, usage.total_bps, raise);
@@ -100,7 +107,7 @@ impl Control<'_> {
             );
             // A step towards the unknown goes back to where it held. After a large one, to a level that was measured, an early sign is
             // a small overshoot: most of it holds.
-            let factor = if raise.settling && self.seen.usage.is_some() {
+            let factor = if is_measured && self.seen.usage.is_some() {
                 raise.undo.clamp(0.94, 0.985)
             } else if was_test {
                 // What was above the mark may be above what the link carries, too: as far below it as the raise went above drains
@@ -342,23 +349,39 @@ impl Control<'_> {
             && gap > LEAST_STEP
         {
             let why = format!("{}, and {} was seen to hold", worst.text, mbit(known));
+            self.memory.test_after_ms = self
+                .memory
+                .test_after_ms
+                .max(self.now_ms.saturating_add(self.patience_ms()));
             return self.raise((known / total).min(1.04), why);
+        }
+        if capacity.guessed && worst.quiet {
+            let is_settling = self.memory.change.is_some_and(|change| change.settling);
+            if is_settling && self.since_change_ms() < self.paced(SETTLED_MS) {
+                return hold(format!("{}, and limits have just settled", worst.text));
+            }
+            // The guess may be too high or too low: the nearer to it, the smaller the steps, until one of them hurts.
+            let beyond = total / self.memory.mark_bps.max(1.0) - 1.0;
+            let most = if beyond < 0.0 { GROPING.1 } else { MOST_TEST };
+            let step = (beyond.abs() / 2.0).clamp(GROPING.0, most);
+            let safe = self.memory.relation.safe_raise(total, step, LIKELY);
+            if safe >= LEAST_STEP {
+                let why = format!(
+                    "{}, and that the link carries {} of best-effort is a guess",
+                    worst.text,
+                    mbit(self.memory.mark_bps)
+                );
+                return self.raise(1.0 + safe, why);
+            }
         }
         if gap > LEAST_STEP {
             if (gap < NEAR || !worst.quiet) && !self.interval_passed() {
                 return hold(format!("{}, and limits are near what hurt", worst.text));
             }
             let why = format!("{}, {} % below what hurt", worst.text, number(gap * 100.0));
-            // The middle when near, less when far, where what hurt is a guess.
-            let step = if gap < 0.02 {
-                gap
-            } else if gap < NEAR {
-                gap / 2.0
-            } else {
-                gap / 3.0
-            };
+            let step = if gap < 0.01 { gap } else { gap / 2.0 };
             let step = if worst.quiet { step } else { step.min(0.01) };
-            let step = step.clamp(LEAST_STEP, if gap > 0.25 { 0.06 } else { 0.04 });
+            let step = step.clamp(LEAST_STEP, 0.06);
             let safe = self.memory.relation.safe_raise(total, step, CONFIDENCE);
             if safe >= LEAST_STEP {
                 return self.raise(1.0 + safe, why);
@@ -390,9 +413,8 @@ impl Control<'_> {
                 worst.text
             ));
         }
-        if has_changed {
-            self.memory.test_step = (step * 2.0).min(MOST_TEST);
-        }
+        let most = if has_changed { MOST_TEST } else { 2.0 * LEAST_STEP };
+        self.memory.test_step = (step * 2.0).min(most);
         let verdict = self.raise(
             1.0 + step,
             format!(
