@@ -274,7 +274,12 @@ fn capacity_text(policy: &Policy, state: &State, memory: &Memory) -> String {
             let how = match sure {
                 s if s < 2.0 => "known well",
                 s if s < 10.0 => "known roughly",
-                _ => "a first estimate",
+                _ => "a rough bracket",
+            };
+            let how = if capacity.guessed {
+                "a guess from one congested window"
+            } else {
+                how
             };
             let allowed = allowed.map_or_else(String::new, |allowed| {
                 format!(" The limits now allow {} in all.", mbit(allowed))
@@ -383,13 +388,18 @@ fn adaptive_raise(
             let used = "Limits rise only while every target is met and pods use 90 % of what they are allowed";
             match memory.capacity {
                 None => format!(
-                    "{used}; no harmful amount is known, so they would rise by 25 % at a time."
+                    "{used}; no harmful amount is known, so they would rise by 50 % at a time."
                 ),
                 Some(capacity) => {
                     let budget = capacity.low_bps * parameters.settle;
                     let budget = memory.held_bps.map_or(budget, |held| held.max(budget));
                     let slowly = 0.985 * capacity.high_bps;
-                    let slowly = if slowly > 1.005 * budget {
+                    let slowly = if capacity.guessed {
+                        format!(
+                            "; then in steps, the smaller the nearer to the guess of {}, until one of them hurts",
+                            mbit(memory.mark_bps)
+                        )
+                    } else if slowly > 1.005 * budget {
                         format!("; then in small steps up to {}", mbit(slowly))
                     } else {
                         String::new()

@@ -6,7 +6,7 @@ use super::{
     decide::{Control, FIRM, LEAST_STEP, Verdict, hold},
     memory::{Capacity, Change, Episode, Phase},
     observe::{Finding, Seen},
-    steps::{are_used, is_out_of_reach, level_for, lower_to, scale, settling},
+    steps::{are_used, is_below_minimum, level_for, lower_to, scale, settling},
 };
 
 /// A cut takes away at least and at most this share.
@@ -21,6 +21,10 @@ const WELL_KNOWN: f64 = 0.93;
 const HELD: f64 = 0.97;
 /// Best-effort that still sends more than this share of what it did before the cuts was not cut by enough to prove anything.
 const TAKEN: f64 = 0.7;
+/// A pod that sends less than this many times its minimum is out of reach of any limit; the rest is the error of counters.
+pub(super) const REACHED: f64 = 1.05;
+/// A pod that sends less than this share of its minimum is idle.
+const IDLE: f64 = 0.5;
 /// A queue drains within this time, milliseconds, or it is none.
 const MOST_DRAIN_MS: f64 = 1_000.0;
 /// What flows in slow start lose, as a share of the queue that they fill.
@@ -178,14 +182,27 @@ impl Control<'_> {
         let Some(usage) = &self.seen.usage else {
             return self.cut_blind(worst, episode);
         };
-        if is_out_of_reach(self.policy, usage) {
-            return if in_a_row >= FIRM && usage.start_ms >= episode.onset_high_ms {
-                self.give_up(worst, episode, "best-effort was idle")
-            } else {
-                hold(format!(
+        if is_below_minimum(self.policy, usage, REACHED) {
+            let is_firm = in_a_row >= FIRM && usage.start_ms >= episode.onset_high_ms;
+            let is_idle = is_below_minimum(self.policy, usage, IDLE);
+            return match (is_firm, is_idle) {
+                (true, true) => self.give_up(worst, episode, "best-effort was idle"),
+                (true, false) => Verdict {
+                    action: Action::CannotBeMet,
+                    why: format!(
+                        "{}, and best-effort sends no more than its minimum, {} in all, which no limit takes from it: if that is too much, a lower minimum is needed",
+                        worst.text,
+                        mbit(usage.total_bps)
+                    ),
+                },
+                (false, true) => hold(format!(
                     "{}, but best-effort sends next to nothing",
                     worst.text
-                ))
+                )),
+                (false, false) => hold(format!(
+                    "{}, but best-effort sends no more than its minimum",
+                    worst.text
+                )),
             };
         }
         let stale = self.is_mixed(usage.start_ms, usage.end_ms)

@@ -9,12 +9,12 @@
 //!                                                    dD / w, because what filled the queue was sent and not carried; twice
 //!                                                    that for C_low, as flows that overshoot lose up to as much again
 //! drain     limits to C_low * (1 - D / drain_ms)     a cut of 5 to 50 %, by which a queue of D is empty after drain_ms
-//! settle    limits to C_low * settle                 as soon as a window that began after the cut is calm
+//! settle    limits to C_low * (C_high / C_low)^0.15 * settle     as soon as a window that began after the cut is calm
 //! ```
 //!
 //! If the limits themselves held the pods (some pod sent 97 % of its limit), `T` is no news about the link. After a raise, a queue that grew
-//! to `D` in a time `t` was filled at `1 + D / t` times what the link carries, and limits settle by that below the raise, and if it was a
-//! step towards the unknown, no higher than before it; otherwise the step is relative to `T`. Without usage the cut is `1 / sqrt(signal / target)`, within 0.5 and 0.85.
+//! to `D` in a time `t` was filled at `1 + D / t` times what the link carries: that is the new `C_high`, and limits settle by that below the
+//! raise, and if it was a step towards the unknown, no higher than before it; otherwise the step is relative to `T`. Without usage the cut is `1 / sqrt(signal / target)`, within 0.5 and 0.85.
 //!
 //! | what is seen | what is done | file |
 //! |---|---|---|
@@ -24,14 +24,16 @@
 //! | above target | cut, `CONGESTION_THROTTLE` | `above.rs` |
 //! | above target, and a queue may still have been draining since the last cut | at most another cut; it proves nothing about the cause | `above.rs` |
 //! | above target, and cuts to a twentieth or the minimum did not help, or best-effort was idle | give it all back, `NOT_BANDWIDTH`, or `CANNOT_BE_MET` if targets were never met | `elsewhere.rs` |
+//! | above target, and best-effort sends no more than its minimum, or cuts to the minimum helped too little | `CANNOT_BE_MET`: a lower minimum is needed | `above.rs` |
 //! | above target on and off, with no more best-effort than when that was shown not to matter | `NOT_BANDWIDTH` still | `elsewhere.rs` |
 //! | within, mean or signal on the way up, last change was a raise | undo it, `LATENCY_GENTLE_THROTTLE` | `within.rs` |
 //! | the same, but clean, no jump, and this total holds with 95 % | nothing: a busier link looks like this | `within.rs`, `relation.rs` |
-//! | within, pods at their limits, no limit known to hurt | half as much again | `within.rs` |
-//! | within, pods at their limits, a greater total was seen to hold | go there, 4 % at a time | `within.rs`, `relation.rs` |
-//! | within, pods at their limits, total below what hurt | raise, faster the farther away, no farther than targets hold with 90 % | `within.rs`, `relation.rs` |
-//! | within, at what the link is known to carry | after `patience_ms` half a percent more, doubling only above the old mark | `within.rs` |
-//! | within, windows longer than a second, and a raise hurt not long ago | no raise above what held: it would cost another window | `within.rs` |
+//! | within, pods at their limits, no limit known to hurt | half as much again | `probe.rs` |
+//! | within, pods at their limits, a greater total was seen to hold | go there, 4 % at a time | `probe.rs`, `relation.rs` |
+//! | within, pods at their limits, and the capacity is what one congested window said | half the way to that guess, or from it, 2 to 8 %, no farther than targets hold with 80 %, until one step hurts | `probe.rs` |
+//! | within, pods at their limits, total below what hurt | half of what is left, slowly when near, no farther than targets hold with 90 % | `probe.rs`, `relation.rs` |
+//! | within, at what the link is known to carry | after `patience_ms` half a percent more, then one, doubling only above the old mark | `probe.rs` |
+//! | within, windows longer than a second, and a raise hurt not long ago | no raise above what held: it would cost another window | `probe.rs` |
 //! | within, but a queue stands at the limits, or what they allow leaves next to no room | 2 % less, each interval | `within.rs` |
 //! | within, and load is due that came back with a period so far | lower to what was safe beside it, `FORECAST_THROTTLE`; give it back if it does not come | `foresee.rs` |
 //! | within, limits unused | never a raise; back to what is known to be safe for all pods at once, `GUARD` | `within.rs` |
@@ -54,6 +56,7 @@ mod elsewhere;
 mod foresee;
 mod memory;
 mod observe;
+mod probe;
 mod propose;
 mod relation;
 mod steps;

@@ -30,9 +30,10 @@ use crate::{
 };
 
 use super::{
+    above::REACHED,
     memory::{Capacity, Memory},
     observe::{Observation, Seen},
-    steps::{allowed, is_out_of_reach},
+    steps::{allowed, is_below_minimum},
 };
 
 /// Windows with best-effort low that a proposal needs.
@@ -222,7 +223,7 @@ fn is_low(policy: &Policy, state: &State, capacity: Option<Capacity>, usage: &Se
     match capacity {
         Some(capacity) => usage.total_bps < LOW * capacity.low_bps,
         None => {
-            is_out_of_reach(policy, usage)
+            is_below_minimum(policy, usage, REACHED)
                 && usage.total_bps <= NEXT_TO_NOTHING * allowed(state, usage)
         }
     }

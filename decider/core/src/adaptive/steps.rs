@@ -285,13 +285,13 @@ fn fullness(state: &State, usage: &Seen) -> f64 {
         .fold(0.0, f64::max)
 }
 
-/// Whether no limit could take anything from best-effort: no pod sends more than its minimum.
-pub(super) fn is_out_of_reach(policy: &Policy, usage: &Seen) -> bool {
+/// Whether no pod sends more than this many times the minimum of its class.
+pub(super) fn is_below_minimum(policy: &Policy, usage: &Seen, times: f64) -> bool {
     policy
         .classes
         .iter()
         .zip(&usage.classes)
-        .all(|(class, (pods, top_bps))| *pods == 0.0 || *top_bps <= class.min_bps * 1.05)
+        .all(|(class, (pods, top_bps))| *pods == 0.0 || *top_bps <= times * class.min_bps)
 }
 
 #[cfg(test)]

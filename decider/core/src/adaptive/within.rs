@@ -2,11 +2,11 @@
 
 use crate::{
     Action,
-    reason::{mbit, number, seconds},
+    reason::number,
 };
 
 use super::{
-    decide::{Control, FIRM, LEAST_STEP, USED, Verdict, hold},
+    decide::{Control, FIRM, USED, Verdict, hold},
     memory::{Change, Episode, Phase},
     observe::{Finding, Level, Seen, Signals},
     relation::Expectation,
@@ -18,26 +18,12 @@ pub(super) const GUARDED: f64 = 0.96;
 
 /// Calm windows in a row after which a cause that lies elsewhere is gone.
 const LASTING: u8 = 15;
-/// So near below what hurt, limits go up at the steady pace only.
-const NEAR: f64 = 0.06;
-/// So long limits stay where they settled, milliseconds, for windows of a second: what flows do as they start says little.
-const SETTLED_MS: u64 = 5_000;
-/// Least and most of a step towards a guess of what the link carries.
-const GROPING: (f64, f64) = (0.02, 0.08);
-/// While no limit is known to hurt, limits grow by this factor.
-const GROWTH: f64 = 1.5;
 /// A rise of the room's use by more than this after a raise is a queue that builds, not a busier link.
 const JUMP: f64 = 0.5;
 /// A total is left alone if targets hold there with this probability.
-const TRUST: f64 = 0.95;
+pub(super) const TRUST: f64 = 0.95;
 /// So many windows that on average use more than this share of the room make a total too tight.
 const TIGHT: (f64, f64) = (5.0, 0.75);
-/// The greatest step of a test above the capacity.
-const MOST_TEST: f64 = 0.12;
-/// A raise towards the capacity goes no farther than targets hold with this probability.
-const CONFIDENCE: f64 = 0.9;
-/// The same while the capacity is a guess, and one raise too far says what it is.
-const LIKELY: f64 = 0.8;
 
 impl Control<'_> {
     pub(super) fn within(&mut self, worst: &Finding) -> Verdict {
@@ -313,140 +299,6 @@ impl Control<'_> {
         let mut lowered = self.state.clone();
         lower_to(self.policy, &mut lowered, level_bps);
         are_used(&lowered, usage, USED)
-    }
-
-    fn probe(&mut self, worst: &Finding, total: f64, budget: Option<f64>) -> Verdict {
-        let (Some(budget), Some(capacity)) = (budget, self.memory.capacity) else {
-            return self.raise(
-                GROWTH,
-                format!("{}, and no limit is known to hurt", worst.text),
-            );
-        };
-        if total < 0.95 * budget {
-            let room = self.memory.count(|streak| &mut streak.room);
-            if room < 2 {
-                return hold(format!("{}, and there seems to be room", worst.text));
-            }
-            let why = format!(
-                "{}, and the link is known to carry {} of best-effort",
-                worst.text,
-                mbit(budget)
-            );
-            return self.raise((budget / total).min(3.0), why);
-        }
-        self.memory.streak.room = 0;
-        let gap = 0.985 * capacity.high_bps / total - 1.0;
-        let rest_ms = self.rest_ms(gap < NEAR);
-        if rest_ms > 0 {
-            return hold(format!(
-                "{}, and a raise hurt for a whole window: no other one for {}",
-                worst.text,
-                seconds(rest_ms.unsigned_abs())
-            ));
-        }
-        if let Some(known) = self.memory.relation.known_to_hold(TRUST)
-            && (LEAST_STEP..).contains(&(known / total - 1.0))
-            && gap > LEAST_STEP
-        {
-            let why = format!("{}, and {} was seen to hold", worst.text, mbit(known));
-            self.memory.test_after_ms = self
-                .memory
-                .test_after_ms
-                .max(self.now_ms.saturating_add(self.patience_ms()));
-            return self.raise((known / total).min(1.04), why);
-        }
-        if capacity.guessed && worst.quiet {
-            let is_settling = self.memory.change.is_some_and(|change| change.settling);
-            if is_settling && self.since_change_ms() < self.paced(SETTLED_MS) {
-                return hold(format!("{}, and limits have just settled", worst.text));
-            }
-            // The guess may be too high or too low: the nearer to it, the smaller the steps, until one of them hurts.
-            let beyond = total / self.memory.mark_bps.max(1.0) - 1.0;
-            let most = if beyond < 0.0 { GROPING.1 } else { MOST_TEST };
-            let step = (beyond.abs() / 2.0).clamp(GROPING.0, most);
-            let safe = self.memory.relation.safe_raise(total, step, LIKELY);
-            if safe >= LEAST_STEP {
-                let why = format!(
-                    "{}, and that the link carries {} of best-effort is a guess",
-                    worst.text,
-                    mbit(self.memory.mark_bps)
-                );
-                return self.raise(1.0 + safe, why);
-            }
-        }
-        if gap > LEAST_STEP {
-            if (gap < NEAR || !worst.quiet) && !self.interval_passed() {
-                return hold(format!("{}, and limits are near what hurt", worst.text));
-            }
-            let why = format!("{}, {} % below what hurt", worst.text, number(gap * 100.0));
-            let step = if gap < 0.01 { gap } else { gap / 2.0 };
-            let step = if worst.quiet { step } else { step.min(0.01) };
-            let step = step.clamp(LEAST_STEP, 0.06);
-            let safe = self.memory.relation.safe_raise(total, step, CONFIDENCE);
-            if safe >= LEAST_STEP {
-                return self.raise(1.0 + safe, why);
-            }
-        }
-        if !worst.quiet {
-            return hold(format!("{}, and signals have begun to rise", worst.text));
-        }
-        let left_ms = self.memory.test_after_ms.saturating_sub(self.now_ms);
-        if left_ms > 0 {
-            return hold(format!(
-                "{}, and limits are just under what hurt: to be tried again in {}",
-                worst.text,
-                seconds(left_ms.unsigned_abs())
-            ));
-        }
-        if !self.memory.testing {
-            self.memory.test_step = LEAST_STEP;
-        }
-        let step = self.memory.test_step.clamp(LEAST_STEP, MOST_TEST);
-        // Above the old mark and calm: the network has changed, and the old mark means little.
-        let has_changed = self
-            .memory
-            .held_bps
-            .is_some_and(|held| held >= self.memory.mark_bps * 1.003);
-        if !has_changed && !self.interval_passed() {
-            return hold(format!(
-                "{}, and what is above the limit that hurt is tried out slowly",
-                worst.text
-            ));
-        }
-        let most = if has_changed { MOST_TEST } else { 2.0 * LEAST_STEP };
-        self.memory.test_step = (step * 2.0).min(most);
-        let verdict = self.raise(
-            1.0 + step,
-            format!(
-                "{}, and what is above the limit that hurt is tried again",
-                worst.text
-            ),
-        );
-        self.memory.testing = true;
-        verdict
-    }
-
-    fn steady_blind(&mut self, worst: &Finding) -> Verdict {
-        if !self.may_raise() || self.now_ms < self.memory.test_after_ms {
-            return hold(format!(
-                "{}; what best-effort sends is not known",
-                worst.text
-            ));
-        }
-        if !self.memory.testing {
-            self.memory.test_step = LEAST_STEP;
-        }
-        let step = self.memory.test_step.clamp(0.03, 0.25);
-        self.memory.test_step = (step * 1.5).min(0.25);
-        let verdict = self.raise(
-            1.0 + step,
-            format!(
-                "{}; what best-effort sends is not known, so limits are tried out",
-                worst.text
-            ),
-        );
-        self.memory.testing = true;
-        verdict
     }
 
     /// A window that began after the last change says what this total does.
