@@ -22,6 +22,7 @@ use crate::run::{self, Plan};
 use crate::scenario::{Name, Scenario, ScenarioArgs};
 use crate::score::Score;
 use crate::services;
+use crate::stalls::{self, StallsArgs};
 use crate::summary;
 use crate::tools;
 use crate::traffic::client::{self, ClientArgs};
@@ -82,6 +83,9 @@ enum Command {
     /// UDP at a fixed rate, as the lab runs it in a pod
     #[command(hide = true)]
     Datagrams(DatagramsArgs),
+    /// Writes down when a processor stood still, until it is killed
+    #[command(hide = true)]
+    Stalls(StallsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -191,6 +195,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Server(args) => server::serve(args).await?,
         Command::Client(args) => client::run(args).await?,
         Command::Datagrams(args) => datagrams::send(&args)?,
+        Command::Stalls(args) => stalls::watch(&args)?,
         Command::Score { dir } => print!("{}", summary::score_folder(&dir)?),
         Command::Compare(args) => {
             if !args.only_report {

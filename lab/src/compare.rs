@@ -331,8 +331,14 @@ fn result_line(folder: &Path, name: &str) -> String {
                         .map_or_else(|| "never".to_owned(), |seconds| format!("{seconds:.0} s"))
                 })
                 .collect();
+            let stood = score.stalls.as_ref().map_or_else(String::new, |stood| {
+                format!(
+                    ", processors stood still {stood}, {} violating windows beside that",
+                    stood.violating
+                )
+            });
             format!(
-                "{name}: {:.1} % violating, protected after {}, goodput {:.1} %, machine busy {:.0} %",
+                "{name}: {:.1} % violating, protected after {}, goodput {:.1} %, machine busy {:.0} %{stood}",
                 score.violating_percent,
                 protected.join(" and "),
                 score.goodput_percent,

@@ -29,6 +29,7 @@ pub mod scenario;
 pub mod score;
 pub mod servers;
 pub mod services;
+pub mod stalls;
 pub mod summary;
 pub mod tools;
 pub mod traffic;

@@ -1,11 +1,13 @@
 //! Child processes that never outlive the lab and whose unexpected end is noticed and explained.
 
+use std::env;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, ChildStdout, Command};
@@ -13,6 +15,8 @@ use tokio::time::timeout;
 
 use crate::tools::{self, Missing, Tool};
 
+/// What makes `chrt` start something with the least real-time priority.
+const REALTIME: [&str; 2] = ["--rr", "1"];
 /// Lines of a dead process' log that its error shows.
 const TAIL_LINES: usize = 15;
 
@@ -65,6 +69,33 @@ pub fn command(tool: &Tool, namespace: Option<&Path>) -> Result<Command, Missing
     if let Some(library_path) = &tool.library_path {
         command.env("LD_LIBRARY_PATH", library_path);
     }
+    Ok(command)
+}
+
+/// This program again, with real-time priority where the system grants it, so that on a busy machine the network is measured and not the
+/// queue for a processor. (An ordinary user does not get it.)
+///
+/// # Errors
+/// When the tools for that are not installed.
+pub async fn real_time(namespace: Option<&Path>) -> anyhow::Result<Command> {
+    let program = env::current_exe().context("this program's own path is unknown")?;
+    let chrt = tools::find("chrt")?;
+    let granted = Command::new(&chrt.path)
+        .args(REALTIME)
+        .arg("true")
+        .stderr(Stdio::null())
+        .status()
+        .await
+        .is_ok_and(|status| status.success());
+    if !granted {
+        let tool = Tool {
+            path: program,
+            library_path: None,
+        };
+        return Ok(command(&tool, namespace)?);
+    }
+    let mut command = command(&chrt, namespace)?;
+    command.args(REALTIME).arg(program);
     Ok(command)
 }
 

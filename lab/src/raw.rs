@@ -380,6 +380,40 @@ impl Row for Footprint {
     }
 }
 
+/// A processor that stood still: a thread of the highest priority that was granted woke up late on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stall {
+    /// When it woke.
+    pub unix_ns: u64,
+    /// The processor's number.
+    pub processor: u16,
+    /// By how much it was late, in microseconds.
+    pub late_us: u64,
+}
+
+impl Row for Stall {
+    const FILE: &'static str = "stalls.csv";
+    const COLUMNS: &'static str = "unix_ns,processor,late_us";
+
+    fn line(&self) -> String {
+        let Self {
+            unix_ns,
+            processor,
+            late_us,
+        } = self;
+        format!("{unix_ns},{processor},{late_us}")
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let [unix_ns, processor, late_us] = fields(line)?;
+        Some(Self {
+            unix_ns: unix_ns.parse().ok()?,
+            processor: processor.parse().ok()?,
+            late_us: late_us.parse().ok()?,
+        })
+    }
+}
+
 /// How much processor time the whole machine has spent up to one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Machine {
@@ -570,6 +604,11 @@ mod tests {
             service: "decider".to_owned(),
             cpu_ms: 40,
             rss_bytes: 20_000_000,
+        });
+        round_trip(Stall {
+            unix_ns: 5,
+            processor: 1,
+            late_us: 12_345,
         });
         round_trip(Machine {
             unix_ns: 5,

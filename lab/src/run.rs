@@ -31,6 +31,7 @@ use crate::score::Score;
 use crate::servers::nats::Nats;
 use crate::servers::prometheus::{Job, Prometheus};
 use crate::services::{self, Services, Surroundings};
+use crate::stalls;
 use crate::summary::{self, Ran};
 use crate::traffic::critical::Critical;
 use crate::traffic::datagrams;
@@ -124,6 +125,7 @@ struct Lab<'a> {
     pods: Pods,
     agent: JoinHandle<anyhow::Result<()>>,
     critical: Critical,
+    watchers: Process,
     bulks: VecDeque<Bulk>,
     metrics: hubble::Metrics,
     exporters: Vec<Exporter>,
@@ -179,6 +181,7 @@ impl<'a> Lab<'a> {
         }
         let metrics = hubble::Metrics::new(scenario.buckets);
         let critical = Critical::start(&network, scenario, metrics.clone(), folder).await?;
+        let watchers = stalls::start(folder).await?;
         let exporters = start_exporters(&metrics, &pods, slots).await?;
         let jobs = ["hubble", "cadvisor"].iter().zip(&exporters);
         let prometheus = Prometheus::start(
@@ -209,6 +212,7 @@ impl<'a> Lab<'a> {
             pods,
             agent,
             critical,
+            watchers,
             bulks,
             metrics,
             exporters,
@@ -379,6 +383,7 @@ impl<'a> Lab<'a> {
     async fn check(&mut self, cluster: &Cluster) -> anyhow::Result<()> {
         cluster.check()?;
         self.critical.check().await?;
+        self.watchers.check()?;
         self.prometheus.process().check()?;
         anyhow::ensure!(
             self.exporters.iter().all(Exporter::is_serving),
@@ -420,8 +425,9 @@ impl<'a> Lab<'a> {
     }
 
     /// Completes the raw logs, then takes everything down.
-    async fn finish(self) -> anyhow::Result<()> {
+    async fn finish(mut self) -> anyhow::Result<()> {
         self.critical.finish().await?;
+        self.watchers.kill().await;
         if let Some(control) = self.control {
             control.services.stop().await;
         }

@@ -10,12 +10,13 @@
 pub mod series;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Action, Happened};
 use crate::raw::{
-    Footprint, Machine, PhaseKind, PhaseStart, PodAction, PodEvent, Request, Traffic,
+    Footprint, Machine, PhaseKind, PhaseStart, PodAction, PodEvent, Request, Stall, Traffic,
 };
 
 /// Above this P95 in milliseconds a window is violating.
@@ -24,6 +25,8 @@ pub const P95_LIMIT_MS: f64 = 10.0;
 pub const JITTER_LIMIT_MS: f64 = 5.0;
 /// What a failed request counts for, in milliseconds.
 const FAILED_MS: f64 = 10_000.0;
+/// A processor that stands still for so long, in milliseconds, is told: the emulated link stands still with it.
+pub const STILL_MS: f64 = 10.0;
 /// Good windows in a row that make the critical traffic protected.
 const STREAK: usize = 5;
 /// Goodput in percent of what the critical traffic left from which best-effort has recovered.
@@ -61,6 +64,29 @@ pub struct Raw {
     pub machine: Vec<Machine>,
     /// What happened beside the phases, in order of time.
     pub events: Vec<Happened>,
+    /// When processors stood still, in order of time; empty for runs of older labs.
+    pub stalls: Vec<Stall>,
+}
+
+/// How often a processor stood still for [`STILL_MS`] or more, from the first onset on.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Stalls {
+    /// How often.
+    pub count: usize,
+    /// The longest, in milliseconds.
+    pub longest_ms: f64,
+    /// Violating windows with such a moment in them or in the second before.
+    pub violating: usize,
+}
+
+impl fmt::Display for Stalls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.count {
+            0 => f.write_str("never"),
+            1 => write!(f, "once, {:.0} ms", self.longest_ms),
+            count => write!(f, "{count} times, {:.0} ms at most", self.longest_ms),
+        }
+    }
 }
 
 /// The numbers of one run.
@@ -95,6 +121,9 @@ pub struct Score {
     /// How busy the whole machine was on average during the load, in percent. Above some 80 the processors, not the
     /// network, make requests late.
     pub machine_busy_percent: f64,
+    /// When the machine disturbed the measurement; absent for runs of older labs and where no processor was ever late.
+    #[serde(default)]
+    pub stalls: Option<Stalls>,
     /// What each service used; empty without Laneguard.
     pub services: BTreeMap<String, Service>,
 }
@@ -217,6 +246,7 @@ pub fn score(setup: &Setup, raw: &Raw) -> Result<Score, Error> {
         steady_limit_changes_per_minute: changes_per_minute(&raw.pods, &steady),
         pods_restarted: restarted(&raw.pods),
         machine_busy_percent: machine_busy(&raw.machine, &spans),
+        stalls: stalls(&raw.stalls, &windows, *onset, end.unix_ns),
         services: services(&raw.footprints),
         loads,
     })
@@ -484,6 +514,30 @@ fn restarted(pods: &[PodEvent]) -> usize {
     seen.values().map(|uids| uids.len() - 1).sum()
 }
 
+fn stalls(stalls: &[Stall], windows: &[Window], onset: u64, end: u64) -> Option<Stalls> {
+    let long: Vec<&Stall> = stalls
+        .iter()
+        .filter(|stall| (onset..end).contains(&stall.unix_ns))
+        .filter(|stall| stall.late_us as f64 >= 1e3 * STILL_MS)
+        .collect();
+    let is_beside = |window: &&Window| {
+        long.iter().any(|stall| {
+            stall.unix_ns + SECOND_NS >= window.start_ns
+                && stall.unix_ns.saturating_sub(1000 * stall.late_us)
+                    < window.start_ns + SECOND_NS
+        })
+    };
+    (!stalls.is_empty()).then(|| Stalls {
+        count: long.len(),
+        longest_ms: long.iter().map(|stall| stall.late_us).max().unwrap_or(0) as f64 / 1e3,
+        violating: windows
+            .iter()
+            .filter(|window| window.violating)
+            .filter(is_beside)
+            .count(),
+    })
+}
+
 fn machine_busy(machine: &[Machine], spans: &[(u64, u64)]) -> f64 {
     let (mut busy, mut total) = (0, 0);
     for (start, end) in spans {
@@ -605,6 +659,7 @@ mod tests {
             footprints: Vec::new(),
             machine: Vec::new(),
             events: Vec::new(),
+            stalls: Vec::new(),
         }
     }
 
@@ -848,6 +903,33 @@ mod tests {
         ];
         let score = score(&setup(), &raw).unwrap();
         assert_eq!(score.machine_busy_percent, 25.0);
+    }
+
+    #[test]
+    fn violating_windows_beside_a_processor_that_stood_still_are_told_apart() {
+        let mut requests = steady(10..20, 1);
+        requests.extend(steady(20..22, 11)); // 20 and 21
+        requests.extend(steady(22..25, 1));
+        requests.extend(steady(25..26, 11)); // 25
+        requests.extend(steady(26..40, 1));
+        let mut raw = raw(requests);
+        assert_eq!(score(&setup(), &raw).unwrap().stalls, None);
+        let stall = |ms: u64, late_us| Stall {
+            unix_ns: ms * 1_000_000,
+            processor: 0,
+            late_us,
+        };
+        raw.stalls = vec![
+            stall(9_000, 50_000), // before the onset
+            stall(20_500, 30_000),
+            stall(25_500, 9_000), // too short
+        ];
+        let stood = score(&setup(), &raw).unwrap().stalls.unwrap();
+        assert_eq!(
+            (stood.count, stood.longest_ms, stood.violating),
+            (1, 30.0, 2)
+        );
+        assert_eq!(stood.to_string(), "once, 30 ms");
     }
 
     #[test]

@@ -9,10 +9,9 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use crate::event::Happened;
 use crate::expect::{self, Finding};
 use crate::law::Law;
-use crate::raw::{self, Footprint, Machine, PhaseStart, PodEvent, Request, Traffic};
+use crate::raw::{self, Footprint, Machine, PhaseStart, PodEvent, Request, Row, Traffic};
 use crate::scenario::Scenario;
 use crate::score::{self, Load, Raw, Score};
 
@@ -64,7 +63,8 @@ pub fn read(folder: &Path) -> anyhow::Result<(Scenario, Raw)> {
         pods: raw::read::<PodEvent>(folder)?,
         footprints: raw::read::<Footprint>(folder)?,
         machine: raw::read::<Machine>(folder)?,
-        events: events(folder)?,
+        events: if_any(folder)?,
+        stalls: if_any(folder)?,
     };
     Ok((scenario, raw))
 }
@@ -78,8 +78,8 @@ pub fn score(folder: &Path) -> anyhow::Result<Score> {
     Ok(score::score(&scenario.setup(), &raw)?)
 }
 
-/// Runs before there were events have no log of them.
-fn events(folder: &Path) -> Result<Vec<Happened>, raw::Error> {
+/// Runs of older labs have no log of events and stalls.
+fn if_any<R: Row>(folder: &Path) -> Result<Vec<R>, raw::Error> {
     match raw::read(folder) {
         Err(raw::Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
             Ok(Vec::new())
@@ -248,6 +248,14 @@ pub fn table(runs: &[(&str, &Score)]) -> String {
     row("machine busy under load", &|score| {
         format!("{:.0} %", score.machine_busy_percent)
     });
+    row("processors stood still", &|score| {
+        let stood = score.stalls.as_ref();
+        stood.map_or_else(|| "-".to_owned(), ToString::to_string)
+    });
+    row("violating windows beside that", &|score| {
+        let stood = score.stalls.as_ref();
+        stood.map_or_else(|| "-".to_owned(), |stood| stood.violating.to_string())
+    });
     let services: BTreeSet<&String> = runs
         .iter()
         .flat_map(|(_, score)| score.services.keys())
@@ -314,6 +322,7 @@ mod tests {
             steady_limit_changes_per_minute: 0.0,
             pods_restarted: 0,
             machine_busy_percent: 10.0,
+            stalls: None,
             services: BTreeMap::new(),
         }
     }

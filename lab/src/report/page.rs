@@ -8,7 +8,7 @@ use super::stats::Spread;
 use super::text::{self, escape};
 use super::{loops, multiples, table, tradeoff};
 use crate::compare::session::Session;
-use crate::score::{JITTER_LIMIT_MS, P95_LIMIT_MS, RECOVERED_PERCENT};
+use crate::score::{JITTER_LIMIT_MS, P95_LIMIT_MS, RECOVERED_PERCENT, STILL_MS, Stalls};
 
 const STYLE: &str = include_str!("report.css");
 
@@ -106,6 +106,22 @@ fn about(collected: &Collected) -> String {
             format!(
                 "{:.0} % under load (median; {:.0} to {:.0} %). Above some 80 % the processors, not the network, make requests late.",
                 busy.median, busy.min, busy.max
+            ),
+        ));
+    }
+    let stood: Vec<&Stalls> = complete
+        .iter()
+        .filter_map(|run| run.score.stalls.as_ref())
+        .collect();
+    if !stood.is_empty() {
+        let sum = |of: fn(&Stalls) -> usize| stood.iter().map(|stood| of(stood)).sum::<usize>();
+        rows.push((
+            "processors stood still",
+            format!(
+                "{} times for {STILL_MS:.0} ms or more in {} runs; {} violating windows had such a moment in them or in the second before. The emulated link stands still with them.",
+                sum(|stood| stood.count),
+                stood.len(),
+                sum(|stood| stood.violating),
             ),
         ));
     }
@@ -233,6 +249,7 @@ mod tests {
                 steady_limit_changes_per_minute: 1.0,
                 pods_restarted: 0,
                 machine_busy_percent: 20.0,
+                stalls: None,
                 services: BTreeMap::new(),
             },
             series: Series {

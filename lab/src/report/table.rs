@@ -185,8 +185,8 @@ pub(super) fn runs(runs: &ScenarioRuns) -> String {
     for metric in &metrics {
         let _ = write!(html, "<th>{}</th>", metric.title());
     }
-    html.push_str("<th>requests failed</th><th>machine busy</th></tr></thead><tbody>");
-    let columns = metrics.len() + 3;
+    html.push_str("<th>requests failed</th><th>machine busy</th><th>processors stood still; violating windows beside that</th></tr></thead><tbody>");
+    let columns = metrics.len() + 4;
     for law in &runs.laws {
         let name = escape(&law.spec.to_string());
         let typical = law.typical().map(|(run, _)| run.number);
@@ -210,10 +210,14 @@ pub(super) fn runs(runs: &ScenarioRuns) -> String {
                     }
                     let _ = write!(
                         html,
-                        "<td>{} of {}</td><td>{:.0} %</td></tr>",
+                        "<td>{} of {}</td><td>{:.0} %</td><td>{}</td></tr>",
                         complete.score.failed,
                         complete.score.requests,
-                        complete.score.machine_busy_percent
+                        complete.score.machine_busy_percent,
+                        complete.score.stalls.as_ref().map_or_else(
+                            || "-".to_owned(),
+                            |stood| format!("{stood}; {}", stood.violating)
+                        )
                     );
                 }
                 Err(problem) => {

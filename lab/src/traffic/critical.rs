@@ -1,16 +1,14 @@
 //! Both ends of the critical traffic as processes in their pods, and the way out of their measurements.
 
 use std::collections::VecDeque;
-use std::env;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{ChildStdout, Command};
+use tokio::process::ChildStdout;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -21,7 +19,6 @@ use crate::process::{self, Process};
 use crate::raw::{Request, Row as _, Writer};
 use crate::scenario::{CRITICAL_CLIENT, CRITICAL_SERVICE, Scenario};
 use crate::score::{self, Latency};
-use crate::tools::{self, Tool};
 
 /// How long after the last request's timeout the client may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -30,8 +27,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests remembered for the display.
 const RECENT: usize = 20_000;
 const PORT: u16 = 8080;
-/// What makes `chrt` start something with the least real-time priority.
-const REALTIME: [&str; 2] = ["--rr", "1"];
 
 /// The critical service, the client that measures it, and who listens to the client.
 #[derive(Debug)]
@@ -169,7 +164,7 @@ async fn start_server(
     scenario: &Scenario,
     logs: &Path,
 ) -> anyhow::Result<Process> {
-    let mut command = one_end(network.namespace(CRITICAL_SERVICE)?).await?;
+    let mut command = process::real_time(Some(network.namespace(CRITICAL_SERVICE)?)).await?;
     command
         .args(["server", "--listen", &format!("0.0.0.0:{PORT}")])
         .args(["--response-bytes", &scenario.response_bytes.to_string()]);
@@ -190,7 +185,7 @@ async fn start_client(
     logs: &Path,
 ) -> anyhow::Result<(Process, ChildStdout)> {
     let service = network.address(CRITICAL_SERVICE)?;
-    let mut command = one_end(network.namespace(CRITICAL_CLIENT)?).await?;
+    let mut command = process::real_time(Some(network.namespace(CRITICAL_CLIENT)?)).await?;
     command
         .args(["client", "--target", &format!("{service}:{PORT}")])
         .args(["--rate", &scenario.requests_per_second.to_string()])
@@ -202,28 +197,4 @@ async fn start_client(
         command,
         &logs.join("client.log"),
     )?)
-}
-
-/// This program as one end of the critical traffic; with real-time priority where the system grants it, so that on a busy
-/// machine the network is measured and not the queue for a processor. (An ordinary user does not get it.)
-async fn one_end(namespace: &Path) -> anyhow::Result<Command> {
-    let program = env::current_exe().context("this program's own path is unknown")?;
-    let chrt = tools::find("chrt")?;
-    let granted = Command::new(&chrt.path)
-        .args(REALTIME)
-        .arg("true")
-        .stderr(Stdio::null())
-        .status()
-        .await
-        .is_ok_and(|status| status.success());
-    if !granted {
-        let tool = Tool {
-            path: program,
-            library_path: None,
-        };
-        return Ok(process::command(&tool, Some(namespace))?);
-    }
-    let mut command = process::command(&chrt, Some(namespace))?;
-    command.args(REALTIME).arg(program);
-    Ok(command)
 }
