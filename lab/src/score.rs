@@ -523,8 +523,7 @@ fn stalls(stalls: &[Stall], windows: &[Window], onset: u64, end: u64) -> Option<
     let is_beside = |window: &&Window| {
         long.iter().any(|stall| {
             stall.unix_ns + SECOND_NS >= window.start_ns
-                && stall.unix_ns.saturating_sub(1000 * stall.late_us)
-                    < window.start_ns + SECOND_NS
+                && stall.unix_ns.saturating_sub(1000 * stall.late_us) < window.start_ns + SECOND_NS
         })
     };
     (!stalls.is_empty()).then(|| Stalls {

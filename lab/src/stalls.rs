@@ -40,11 +40,7 @@ pub async fn start(folder: &Path) -> anyhow::Result<Process> {
     let mut command = process::real_time(None).await?;
     command.arg("stalls").arg("--folder").arg(folder);
     let log = folder.join("logs").join("stalls.log");
-    Ok(Process::start(
-        "the watchers of processors",
-        command,
-        &log,
-    )?)
+    Ok(Process::start("the watchers of processors", command, &log)?)
 }
 
 /// Watches every processor this program may use, until it is killed.

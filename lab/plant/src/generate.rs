@@ -103,6 +103,7 @@ pub fn plant(seed: u64) -> Scenario {
         base_spread,
         slow_server: None,
         stalls_per_minute: 0.0,
+        pauses_per_minute: 0.0,
         targets: Targets {
             p95_ms: Some(p95_ms),
             jitter_ms,

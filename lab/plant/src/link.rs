@@ -60,6 +60,7 @@ pub struct Bottleneck {
     queue: f64,
     due: f64,
     stalled_until: f64,
+    paused_until: f64,
     random: Random,
     /// Best-effort bits that left the bottleneck.
     pub delivered_bits: f64,
@@ -86,6 +87,7 @@ impl Bottleneck {
             queue: 0.0,
             due: 0.0,
             stalled_until: 0.0,
+            paused_until: 0.0,
             random,
             delivered_bits: 0.0,
             dropped_packets: 0.0,
@@ -165,7 +167,15 @@ impl Bottleneck {
             pod.sent_bits += pod.sent_before;
             arriving += pod.sent_before;
         }
-        let served = (self.queue + arriving).min(link_bps * STEP);
+        // Asked only where it can be: a draw more would change the luck of every other plant.
+        if scenario.pauses_per_minute > 0.0
+            && self.random.chance(scenario.pauses_per_minute / 60.0 * STEP)
+        {
+            self.paused_until = at + self.random.between(0.02, 0.05);
+        }
+        let is_paused = at < self.paused_until;
+        let carried = if is_paused { 0.0 } else { link_bps * STEP };
+        let served = (self.queue + arriving).min(carried);
         let queue = self.queue + arriving - served;
         let dropped = (queue - scenario.fifo_bits).max(0.0);
         self.queue = queue - dropped;

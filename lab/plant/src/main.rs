@@ -85,6 +85,7 @@ fn scenarios(seed: u64, fitted: Option<&Fitted>) -> Vec<Scenario> {
         Scenario::light_load(seed),
         Scenario::from_100(seed),
         Scenario::stalls(seed),
+        Scenario::pauses(seed),
         Scenario::udp(seed),
         Scenario::one_of_three(seed),
     ]);

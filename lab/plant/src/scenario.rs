@@ -83,6 +83,8 @@ pub struct Scenario {
     pub slow_server: Option<Span>,
     /// Stalls of the critical server per minute, of up to 100 ms each, that have nothing to do with the link.
     pub stalls_per_minute: f64,
+    /// How often per minute the link stands still, for 20 to 50 ms, as a switch does under flow control, or a radio that repeats.
+    pub pauses_per_minute: f64,
     /// Targets of the critical workload.
     pub targets: Targets,
     /// Least limit per pod.
@@ -140,6 +142,7 @@ impl Scenario {
             base_spread: 0.3,
             slow_server: None,
             stalls_per_minute: 0.0,
+            pauses_per_minute: 0.0,
             targets: Targets {
                 p95_ms: Some(10.0),
                 jitter_ms: Some(5.0),
@@ -314,6 +317,15 @@ impl Scenario {
         let mut scenario = Self::congestion(200e6, 3, seed);
         scenario.name = "congestion with stalls".into();
         scenario.stalls_per_minute = 4.0;
+        scenario
+    }
+
+    /// The congestion on a link that stands still six times a minute.
+    #[must_use]
+    pub fn pauses(seed: u64) -> Self {
+        let mut scenario = Self::congestion(200e6, 3, seed);
+        scenario.name = "congestion with pauses".into();
+        scenario.pauses_per_minute = 6.0;
         scenario
     }
 

@@ -13,6 +13,7 @@ mod operators;
 mod outages;
 mod real;
 mod replicas;
+mod targets;
 
 use serde_json::{Value, json};
 

@@ -6,7 +6,8 @@ use super::{
     decide::{Control, FIRM, LEAST_STEP, Verdict, hold},
     memory::{Capacity, Change, Episode, Phase},
     observe::{Finding, Seen},
-    steps::{are_used, is_below_minimum, level_for, lower_to, scale, settling},
+    steps::{allowed, are_used, is_below_minimum, level_for, lower_to, scale, settling},
+    within::TRUST,
 };
 
 /// A cut takes away at least and at most this share.
@@ -15,6 +16,14 @@ const CUT: (f64, f64) = (0.05, 0.5);
 const UNDONE: f64 = 0.85;
 /// Cuts that did not help are followed by deeper ones, so that few prove it: together to a twentieth.
 const DEEPER: [f64; 4] = [0.0, 0.4, 0.6, 0.75];
+/// A queue that grew to less than this share of the window may come from a pause.
+const PAUSE: f64 = 0.06;
+/// A second time within so long, milliseconds, for windows of a second, is no chance.
+const AGAIN_MS: u64 = 15_000;
+/// What limits return to then, as a share.
+const LESS: f64 = 0.97;
+/// So many windows make a total one that has held.
+const HELD_FOR: f64 = 5.0;
 /// Less than this share of what the link was seen to carry should not hurt.
 const WELL_KNOWN: f64 = 0.93;
 /// A pod that sends less than this share of its limit is held by something else.
@@ -272,6 +281,10 @@ impl Control<'_> {
         let settle = self.parameters.settle;
         let kept = 1.0 - self.depth(worst, &episode);
         let raise = self.responsible_raise();
+        let is_unknown = raise.is_some_and(|raise| !raise.settling);
+        if episode.cuts == 0 && !is_unknown && self.is_known_to_hold(worst, usage) {
+            return self.disturbed(worst, episode, usage, kept);
+        }
         let is_link = !are_used(self.state, usage, HELD) && raise.is_none();
         if is_link {
             // Limits did not bind: the link did. The share of the window inside the congestion gives the capacity.
@@ -395,6 +408,67 @@ impl Control<'_> {
         )
     }
 
+    /// Whether a queue that is no deeper than what a link fills in a moment of standing still grew at a total that was seen to hold: a pause
+    /// of the link, or of something on the way, rather than a link that carries less.
+    pub(super) fn is_known_to_hold(&self, worst: &Finding, usage: &Seen) -> bool {
+        #[allow(clippy::cast_precision_loss)]
+        let length_ms = worst.end_ms.saturating_sub(worst.start_ms) as f64;
+        let expected = self.memory.relation.expect(allowed(self.state, usage));
+        let has_held = expected
+            .is_some_and(|expected| expected.windows >= HELD_FOR && expected.holds() >= TRUST);
+        has_held && worst.excess_ms < PAUSE * length_ms
+    }
+
+    /// Lets the queue drain, and returns to the total that was seen to hold; if this is not the first time in a while, to a little less.
+    fn disturbed(&mut self, worst: &Finding, episode: Episode, usage: &Seen, kept: f64) -> Verdict {
+        let total = allowed(self.state, usage);
+        let is_again = self
+            .memory
+            .doubted_ms
+            .is_some_and(|at| (0..self.paced(AGAIN_MS)).contains(&self.now_ms.saturating_sub(at)));
+        self.memory.doubted_ms = Some(self.now_ms);
+        let back = if is_again { LESS } else { 1.0 };
+        let conclusion = if is_again {
+            self.learn_capacity(
+                worst,
+                Capacity {
+                    low_bps: back * total,
+                    high_bps: total,
+                    guessed: false,
+                },
+                total,
+            );
+            "but not for the first time: limits return to a little less"
+        } else {
+            self.memory
+                .relation
+                .learn(self.now_ms, total, worst.used.max(HURT));
+            "and once is no proof that the link carries less: limits return"
+        };
+        let why = format!(
+            "{}, where {} of best-effort was seen to hold, {conclusion} once the queue has drained",
+            worst.text,
+            mbit(total)
+        );
+        self.lower(
+            Action::CongestionThrottle,
+            why,
+            episode,
+            Cut::By {
+                factor: kept,
+                settle: back,
+            },
+        )
+    }
+
+    /// Whether what is known was doubted not long ago: a second time counts.
+    fn has_doubted(&self) -> bool {
+        let again_ms = self.paced(self.parameters.patience_ms);
+        self.memory
+            .doubted_ms
+            .is_some_and(|at| (0..again_ms).contains(&self.now_ms.saturating_sub(at)))
+    }
+
     /// Cuts in proportion to the overshoot: what best-effort sends is not known.
     fn cut_blind(&mut self, worst: &Finding, episode: Episode) -> Verdict {
         let deeper = DEEPER[usize::from(episode.futile).min(DEEPER.len() - 1)];
@@ -466,12 +540,7 @@ impl Control<'_> {
             .memory
             .capacity
             .is_some_and(|capacity| hurt < WELL_KNOWN * capacity.low_bps);
-        let again_ms = self.paced(self.parameters.patience_ms);
-        let is_again = self
-            .memory
-            .doubted_ms
-            .is_some_and(|at| (0..again_ms).contains(&self.now_ms.saturating_sub(at)));
-        if is_known && worst.slow.0 < 0.5 && !is_again {
+        if is_known && worst.slow.0 < 0.5 && !self.has_doubted() {
             self.memory.doubted_ms = Some(self.now_ms);
             return;
         }
@@ -490,7 +559,11 @@ impl Control<'_> {
 
     /// Whether a raise went to what one congested window said, or towards it: not a step towards the unknown.
     pub(super) fn went_to_a_measure(&self, raise: Change) -> bool {
-        raise.settling || self.memory.capacity.is_some_and(|capacity| capacity.guessed)
+        raise.settling
+            || self
+                .memory
+                .capacity
+                .is_some_and(|capacity| capacity.guessed)
     }
 
     /// What the link carries, as a share of what was sent after a raise that hurt: a queue that grew to D in a time t was filled at
@@ -511,10 +584,7 @@ impl Control<'_> {
         self.memory
             .relation
             .learn(self.now_ms, hurt_bps, worst.used.max(HURT));
-        self.memory.held_bps = self
-            .memory
-            .held_bps
-            .filter(|held| *held <= 0.99 * hurt_bps);
+        self.memory.held_bps = self.memory.held_bps.filter(|held| *held <= 0.99 * hurt_bps);
         self.memory.capacity = Some(capacity);
         self.memory.mark_bps = hurt_bps;
     }

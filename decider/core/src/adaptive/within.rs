@@ -1,9 +1,6 @@
 //! Within target: settle, guard what nobody uses, and find out gently whether there is more.
 
-use crate::{
-    Action,
-    reason::number,
-};
+use crate::{Action, reason::number};
 
 use super::{
     decide::{Control, FIRM, USED, Verdict, hold},
@@ -74,6 +71,16 @@ impl Control<'_> {
             ));
         }
         if let Some(raise) = self.responsible_raise() {
+            if in_a_row < 2
+                && raise.settling
+                && let Some(usage) = &self.seen.usage
+                && self.is_known_to_hold(worst, usage)
+            {
+                return hold(format!(
+                    "{}, where best-effort's total was seen to hold: the next window decides",
+                    worst.text
+                ));
+            }
             if let Some(probability) = self.is_trusted(worst, raise) {
                 return hold(format!(
                     "{}, and best-effort's present total holds with a probability of {} %",

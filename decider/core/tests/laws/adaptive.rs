@@ -227,6 +227,45 @@ fn a_guess_of_the_capacity_that_was_too_low_is_passed_in_steps_that_grow() {
 }
 
 #[test]
+fn a_short_queue_where_a_total_has_held_for_long_is_a_disturbance_and_a_second_one_soon_after_is_not()
+ {
+    let mut trace = Trace::after_congestion();
+    // Up to where an early sign ends the way up; that holds then.
+    trace.calm(12.5, 192.06);
+    let (_, limit) = trace.see(sending(193.5, steady(ROBOT, 13.5, 4.0)));
+    for end in 15..40 {
+        assert_eq!(trace.calm(f64::from(end), 3.0 * limit), (Hold, limit));
+    }
+    let pause = |trace: &mut Trace, end: f64| {
+        let cut = trace.evaluate(sending(2.9 * limit, slow(ROBOT, end, 0.6, 30.0)));
+        assert_eq!(cut.action, CongestionThrottle, "{}", cut.reason);
+        let cut_to = cut.limits[0].after_bps / 1e6;
+        assert!(cut_to < 0.96 * limit, "{cut_to}");
+        // Began before the cut.
+        let mixed = trace.calm(end + 1.0, 3.0 * cut_to);
+        assert_eq!(mixed, (Hold, cut_to));
+        let (action, returned) = trace.calm(end + 2.0, 3.0 * cut_to);
+        assert_eq!(action, Increase);
+        (cut.reason, returned)
+    };
+    let (reason, returned) = pause(&mut trace, 41.0);
+    assert!(reason.contains("once is no proof"), "{reason}");
+    assert!(
+        (returned / limit - 1.0).abs() < 1e-3,
+        "{returned} for {limit}"
+    );
+    for end in 44..50 {
+        trace.calm(f64::from(end), 3.0 * returned);
+    }
+    let (reason, returned) = pause(&mut trace, 51.0);
+    assert!(reason.contains("not for the first time"), "{reason}");
+    assert!(
+        (returned / limit - 0.97).abs() < 2e-3,
+        "{returned} for {limit}"
+    );
+}
+
+#[test]
 fn best_effort_below_its_minimum_is_not_called_idle() {
     let mut trace = Trace::after_calm(policy(&[ROBOT]));
     let last = (4..12)
@@ -235,7 +274,8 @@ fn best_effort_below_its_minimum_is_not_called_idle() {
         .unwrap();
     assert_eq!(last.action, CannotBeMet, "{}", last.reason);
     assert!(
-        last.reason.contains("no more than its minimum, 27 Mbit/s in all"),
+        last.reason
+            .contains("no more than its minimum, 27 Mbit/s in all"),
         "{}",
         last.reason
     );
