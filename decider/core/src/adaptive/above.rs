@@ -16,8 +16,8 @@ const CUT: (f64, f64) = (0.05, 0.5);
 const UNDONE: f64 = 0.85;
 /// Cuts that did not help are followed by deeper ones, so that few prove it: together to a twentieth.
 const DEEPER: [f64; 4] = [0.0, 0.4, 0.6, 0.75];
-/// A queue that grew to less than this share of the window may come from a pause.
-const PAUSE: f64 = 0.06;
+/// A queue of less than this, milliseconds, may come from a pause.
+const MOST_PAUSE_MS: f64 = 60.0;
 /// A second time within so long, milliseconds, for windows of a second, is no chance.
 const AGAIN_MS: u64 = 15_000;
 /// What limits return to then, as a share.
@@ -411,12 +411,10 @@ impl Control<'_> {
     /// Whether a queue that is no deeper than what a link fills in a moment of standing still grew at a total that was seen to hold: a pause
     /// of the link, or of something on the way, rather than a link that carries less.
     pub(super) fn is_known_to_hold(&self, worst: &Finding, usage: &Seen) -> bool {
-        #[allow(clippy::cast_precision_loss)]
-        let length_ms = worst.end_ms.saturating_sub(worst.start_ms) as f64;
         let expected = self.memory.relation.expect(allowed(self.state, usage));
         let has_held = expected
             .is_some_and(|expected| expected.windows >= HELD_FOR && expected.holds() >= TRUST);
-        has_held && worst.excess_ms < PAUSE * length_ms
+        has_held && worst.excess_ms < MOST_PAUSE_MS && !self.is_slow_loop()
     }
 
     /// Lets the queue drain, and returns to the total that was seen to hold; if this is not the first time in a while, to a little less.

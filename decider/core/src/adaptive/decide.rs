@@ -21,6 +21,8 @@ const TEACHING_MS: i64 = 30_000;
 const RESTED_NEAR: i64 = 40;
 /// The same where what hurt is far and therefore a guess.
 const RESTED_FAR: i64 = 12;
+/// Windows longer than this, milliseconds, make a slow loop.
+const SLOW_LOOP_MS: i64 = 2_000;
 /// The smallest step of a test, as a share of the limit.
 pub(super) const LEAST_STEP: f64 = 0.005;
 /// A pod that sends more than this share of its limit uses it.
@@ -238,6 +240,11 @@ impl Control<'_> {
     pub(super) fn paced(&self, ms: u64) -> i64 {
         let ms = i64::try_from(ms).unwrap_or(i64::MAX);
         ms.saturating_mul(self.memory.window_ms.clamp(1_000, 60_000)) / 1_000
+    }
+
+    /// Whether windows are so long that trying costs more than it teaches.
+    pub(super) fn is_slow_loop(&self) -> bool {
+        self.memory.window_ms > SLOW_LOOP_MS
     }
 
     /// How long no limit is to rise above what held, after a raise that hurt, milliseconds: windows of a second show at once what a raise

@@ -20,8 +20,10 @@ const NEXT_TO_NOTHING: f64 = 0.02;
 const SETTLED_MS: u64 = 5_000;
 /// Least and most of a step towards a guess of what the link carries.
 const GROPING: (f64, f64) = (0.02, 0.08);
-/// The greatest step towards what hurt.
-const MOST_STEP: f64 = 0.06;
+/// So far below what hurt, the greater of the two greatest steps may be taken.
+const FAR: f64 = 0.25;
+/// The greatest steps towards what hurt: nearer than that, and farther.
+const MOST_STEP: (f64, f64) = (0.04, 0.06);
 /// The same once signals have begun to rise, and the last one.
 const LAST_STEP: f64 = 0.01;
 /// While no limit is known to hurt, limits grow by this factor.
@@ -91,7 +93,7 @@ impl Control<'_> {
     /// Steps around a guess, which may be too high or too low: the nearer to it the smaller, until one of them hurts. What a queue then grows
     /// to in one window says what the link carries.
     fn grope(&mut self, worst: &Finding, total: f64, capacity: Capacity) -> Option<Verdict> {
-        if !capacity.guessed || !worst.quiet {
+        if !capacity.guessed || !worst.quiet || self.is_slow_loop() {
             return None;
         }
         let is_settling = self.memory.change.is_some_and(|change| change.settling);
@@ -126,9 +128,17 @@ impl Control<'_> {
             )));
         }
         let why = format!("{}, {} % below what hurt", worst.text, number(gap * 100.0));
-        let step = if gap < LAST_STEP { gap } else { gap / 2.0 };
-        let step = step.min(if worst.quiet { MOST_STEP } else { LAST_STEP });
-        let step = step.max(LEAST_STEP);
+        let step = match gap {
+            last if last < LAST_STEP => last,
+            near if near < NEAR => near / 2.0,
+            far => far / 3.0,
+        };
+        let most = match gap {
+            _ if !worst.quiet => LAST_STEP,
+            near if near < FAR => MOST_STEP.0,
+            _ => MOST_STEP.1,
+        };
+        let step = step.clamp(LEAST_STEP, most);
         let safe = self.memory.relation.safe_raise(total, step, CONFIDENCE);
         (safe >= LEAST_STEP).then(|| self.raise(1.0 + safe, why))
     }

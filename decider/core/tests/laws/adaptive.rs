@@ -103,7 +103,9 @@ impl Trace {
 
     fn capacity(&self) -> Capacity {
         let memory = self.0.state.adaptive.as_ref();
-        memory.and_then(|memory| memory.capacity).unwrap()
+        memory
+            .and_then(|memory| memory.capacity)
+            .expect("the capacity is known")
     }
 
     fn phase(&self) -> Option<Phase> {
