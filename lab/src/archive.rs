@@ -12,12 +12,12 @@ use crate::decisions;
 use crate::event::Happened;
 use crate::law::POLICY_FILE;
 use crate::raw::{
-    COMPRESSED, Footprint, Machine, PhaseStart, PodEvent, Queue, Request, Row, Traffic,
+    COMPRESSED, Footprint, Machine, PhaseStart, PodEvent, Queue, Request, Row, Stall, Traffic,
 };
 use crate::summary::{SCENARIO_FILE, SUMMARY_FILE};
 
 /// Raw logs; they are compressed.
-const LOGS: [&str; 9] = [
+const LOGS: [&str; 10] = [
     Request::FILE,
     PhaseStart::FILE,
     Traffic::FILE,
@@ -25,6 +25,7 @@ const LOGS: [&str; 9] = [
     PodEvent::FILE,
     Footprint::FILE,
     Machine::FILE,
+    Stall::FILE,
     Happened::FILE,
     decisions::FILE,
 ];
