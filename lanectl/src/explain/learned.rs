@@ -272,14 +272,10 @@ fn capacity_text(policy: &Policy, state: &State, memory: &Memory) -> String {
             let (low, high) = (capacity.low_bps, capacity.high_bps);
             let sure = 100.0 * (high / low - 1.0);
             let how = match sure {
+                _ if capacity.guessed => "a guess from one congested window",
                 s if s < 2.0 => "known well",
                 s if s < 10.0 => "known roughly",
                 _ => "a rough bracket",
-            };
-            let how = if capacity.guessed {
-                "a guess from one congested window"
-            } else {
-                how
             };
             let allowed = allowed.map_or_else(String::new, |allowed| {
                 format!(" The limits now allow {} in all.", mbit(allowed))

@@ -6,14 +6,7 @@ use laneguard_tests::wait::until;
 use laneguard_tests::world::{World, mbps};
 use serde_json::json;
 
-async fn decided(world: &World, what: &str, fits: impl Fn(&Decision) -> bool) -> Decision {
-    let found = until(
-        what,
-        async || world.record.decisions().into_iter().find(&fits),
-        Option::is_some,
-    );
-    found.await.unwrap()
-}
+use crate::decided;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_workloads_the_worst_governs_every_class_and_drops_govern_where_they_are_the_law()

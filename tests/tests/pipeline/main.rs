@@ -15,7 +15,20 @@ mod real;
 mod replicas;
 mod targets;
 
+use laneguard_proto::v1::Decision;
+use laneguard_tests::wait::until;
+use laneguard_tests::world::World;
 use serde_json::{Value, json};
+
+/// Waits until a decision fits, and gives the first that does.
+async fn decided(world: &World, what: &str, fits: impl Fn(&Decision) -> bool) -> Decision {
+    let found = until(
+        what,
+        async || world.record.decisions().into_iter().find(&fits),
+        Option::is_some,
+    );
+    found.await.unwrap()
+}
 
 /// A policy of one class of one workload that Hubble calls `robot`, with steps that fit a short test.
 fn spec(mode: &str, app: &str) -> Value {

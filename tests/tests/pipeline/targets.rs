@@ -2,24 +2,10 @@ use laneguard_proto::v1::Decision;
 use laneguard_tests::exporter::Condition;
 use laneguard_tests::kubernetes::Where;
 use laneguard_tests::record::check_decisions;
-use laneguard_tests::wait::until;
 use laneguard_tests::world::{World, mbps};
 use serde_json::json;
 
-/// Whether the newest decision says this.
-async fn said(world: &World, token: &str, what: &str) -> Decision {
-    until(
-        what,
-        async || world.decision(token).await,
-        |decision| {
-            decision
-                .as_ref()
-                .is_some_and(|decision| decision.reason.contains(what))
-        },
-    )
-    .await
-    .expect("there is a decision")
-}
+use crate::decided;
 
 /// Lets every pod of `bulk` send so many bits per second.
 async fn send(world: &World, bps: f64) {
@@ -49,13 +35,19 @@ async fn targets_left_to_auto_are_learned_while_best_effort_is_quiet_then_kept_a
 
     // with pods that send a lot there is no telling what the workload shows by itself
     send(&world, 150e6).await;
-    let busy = said(&world, &token, "too much to learn beside").await;
+    let busy = decided(&world, "why nothing is learned", |d| {
+        d.policy == token && d.reason.contains("too much to learn beside")
+    })
+    .await;
     assert!(busy.reason.contains("list targets instead of Auto"));
     assert_eq!(busy.action, "HOLD");
 
     send(&world, 1e6).await;
     // buckets of 5 ms: P95 is 4.75 ms and jitter 2.5 ms, of which twice is what a target may be at least
-    let learned = said(&world, &token, "is within its target of 9.5").await;
+    let learned = decided(&world, "targets that were learned", |d| {
+        d.policy == token && d.reason.contains("is within its target of 9.5")
+    })
+    .await;
     assert_eq!(learned.action, "HOLD");
     assert!(!learned.reason.contains("being learned"));
 

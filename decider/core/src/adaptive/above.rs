@@ -420,10 +420,7 @@ impl Control<'_> {
     /// Lets the queue drain, and returns to the total that was seen to hold; if this is not the first time in a while, to a little less.
     fn disturbed(&mut self, worst: &Finding, episode: Episode, usage: &Seen, kept: f64) -> Verdict {
         let total = allowed(self.state, usage);
-        let is_again = self
-            .memory
-            .doubted_ms
-            .is_some_and(|at| (0..self.paced(AGAIN_MS)).contains(&self.now_ms.saturating_sub(at)));
+        let is_again = self.has_doubted_within(AGAIN_MS);
         self.memory.doubted_ms = Some(self.now_ms);
         let back = if is_again { LESS } else { 1.0 };
         let conclusion = if is_again {
@@ -438,9 +435,7 @@ impl Control<'_> {
             );
             "but not for the first time: limits return to a little less"
         } else {
-            self.memory
-                .relation
-                .learn(self.now_ms, total, worst.used.max(HURT));
+            self.learn_harm(worst, total);
             "and once is no proof that the link carries less: limits return"
         };
         let why = format!(
@@ -459,12 +454,11 @@ impl Control<'_> {
         )
     }
 
-    /// Whether what is known was doubted not long ago: a second time counts.
-    fn has_doubted(&self) -> bool {
-        let again_ms = self.paced(self.parameters.patience_ms);
+    /// Whether what is known was doubted so lately, milliseconds, for windows of a second: a second time counts.
+    fn has_doubted_within(&self, ms: u64) -> bool {
         self.memory
             .doubted_ms
-            .is_some_and(|at| (0..again_ms).contains(&self.now_ms.saturating_sub(at)))
+            .is_some_and(|at| (0..self.paced(ms)).contains(&self.now_ms.saturating_sub(at)))
     }
 
     /// Cuts in proportion to the overshoot: what best-effort sends is not known.
@@ -538,7 +532,7 @@ impl Control<'_> {
             .memory
             .capacity
             .is_some_and(|capacity| hurt < WELL_KNOWN * capacity.low_bps);
-        if is_known && worst.slow.0 < 0.5 && !self.has_doubted() {
+        if is_known && worst.slow.0 < 0.5 && !self.has_doubted_within(self.parameters.patience_ms) {
             self.memory.doubted_ms = Some(self.now_ms);
             return;
         }
@@ -577,11 +571,16 @@ impl Control<'_> {
         share
     }
 
-    fn learn_capacity(&mut self, worst: &Finding, capacity: Capacity, hurt_bps: f64) {
-        self.memory.relation.forget_above(hurt_bps);
+    /// This total hurt, however little of the window saw it.
+    fn learn_harm(&mut self, worst: &Finding, total_bps: f64) {
         self.memory
             .relation
-            .learn(self.now_ms, hurt_bps, worst.used.max(HURT));
+            .learn(self.now_ms, total_bps, worst.used.max(HURT));
+    }
+
+    fn learn_capacity(&mut self, worst: &Finding, capacity: Capacity, hurt_bps: f64) {
+        self.memory.relation.forget_above(hurt_bps);
+        self.learn_harm(worst, hurt_bps);
         self.memory.held_bps = self.memory.held_bps.filter(|held| *held <= 0.99 * hurt_bps);
         self.memory.capacity = Some(capacity);
         self.memory.mark_bps = hurt_bps;

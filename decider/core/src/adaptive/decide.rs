@@ -284,6 +284,15 @@ impl Control<'_> {
         })
     }
 
+    /// A raise to a level that was measured, not a step towards the unknown.
+    pub(super) fn settle(&mut self, factor: f64, why: String) -> Verdict {
+        let verdict = self.raise(factor, why);
+        if let Some(change) = &mut self.memory.change {
+            change.settling = true;
+        }
+        verdict
+    }
+
     pub(super) fn change(
         &mut self,
         action: Action,

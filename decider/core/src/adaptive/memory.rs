@@ -45,7 +45,7 @@ pub struct Memory {
     pub mark_bps: f64,
     /// When a raise hurt last, Unix milliseconds.
     pub hurt_ms: Option<i64>,
-    /// When a raise hurt against what was known, Unix milliseconds; a second time soon after counts.
+    /// When something hurt against what was known, Unix milliseconds; a second time soon after counts.
     pub doubted_ms: Option<i64>,
     /// How long the next finding that the cause is elsewhere lasts, milliseconds.
     pub elsewhere_patience_ms: u64,

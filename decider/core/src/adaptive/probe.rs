@@ -83,11 +83,7 @@ impl Control<'_> {
             .memory
             .test_after_ms
             .max(self.now_ms.saturating_add(self.patience_ms()));
-        let verdict = self.raise((known / total).min(1.04), why);
-        if let Some(change) = &mut self.memory.change {
-            change.settling = true;
-        }
-        Some(verdict)
+        Some(self.settle((known / total).min(1.04), why))
     }
 
     /// Steps around a guess, which may be too high or too low: the nearer to it the smaller, until one of them hurts. What a queue then grows

@@ -199,17 +199,13 @@ impl Control<'_> {
         if !is_wanted {
             return hold(format!("{} again, and nobody uses the limits", worst.text));
         }
-        let verdict = self.raise(
+        self.settle(
             episode.settle,
             format!(
                 "{} again: limits settle just under what the link carries",
                 worst.text
             ),
-        );
-        if let Some(change) = &mut self.memory.change {
-            change.settling = true;
-        }
-        verdict
+        )
     }
 
     /// What best-effort can safely have in all, bits per second; `None`: the capacity is not known.
