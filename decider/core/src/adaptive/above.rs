@@ -24,6 +24,9 @@ const AGAIN_MS: u64 = 15_000;
 const LESS: f64 = 0.97;
 /// So many windows make a total one that has held.
 const HELD_FOR: f64 = 5.0;
+/// A raise may be to blame for so much more of the room, and so many milliseconds of queue more, than its rate explains.
+const ACQUITTED_USE: f64 = 0.5;
+const ACQUITTED_MS: f64 = 8.0;
 /// Less than this share of what the link was seen to carry should not hurt.
 const WELL_KNOWN: f64 = 0.93;
 /// A pod that sends less than this share of its limit is held by something else.
@@ -65,6 +68,13 @@ impl Control<'_> {
             ));
         }
         let in_a_row = self.memory.count(|streak| &mut streak.violating);
+        if self
+            .responsible_raise()
+            .is_some_and(|raise| self.is_sudden(worst, raise))
+            && let Some(change) = &mut self.memory.change
+        {
+            change.acquitted = true;
+        }
         self.memory.streak.calm = 0;
         self.memory.streak.room = 0;
         self.memory.streak.unused = 0;
@@ -100,6 +110,23 @@ impl Control<'_> {
             Phase::Steady => self.congested(worst, Self::onset(worst), in_a_row),
             Phase::Episode(episode) => self.congested(worst, episode, in_a_row),
         }
+    }
+
+    /// Whether a queue came too suddenly for a raise. What a raise overshoots by fills the queue at a steady rate: after calm windows it cannot be
+    /// much deeper than that rate, and after a small step from what held never deeper than the step times the time since.
+    pub(super) fn is_sudden(&self, worst: &Finding, raise: Change) -> bool {
+        if self.is_slow_loop() || worst.excess_ms >= MOST_PAUSE_MS {
+            return false;
+        }
+        let calm = f64::from(self.memory.streak.calm);
+        let is_against_calm = self.memory.calm_used.is_some_and(|used| {
+            calm >= 1.0 && worst.used > ACQUITTED_USE + 2.0 * used.max(0.0) * (calm + 1.0) / calm
+        });
+        #[allow(clippy::cast_precision_loss)]
+        let grown_ms = self.ours(worst.end_ms).saturating_sub(raise.at_ms).max(0) as f64;
+        let is_against_step = !raise.settling
+            && worst.excess_ms > ACQUITTED_MS + 1.5 * (raise.undo.recip() - 1.0) * grown_ms;
+        is_against_calm || is_against_step
     }
 
     /// The share of slow requests says when in the window it began.
@@ -282,8 +309,13 @@ impl Control<'_> {
         let kept = 1.0 - self.depth(worst, &episode);
         let raise = self.responsible_raise();
         let is_unknown = raise.is_some_and(|raise| !raise.settling);
-        if episode.cuts == 0 && !is_unknown && self.is_known_to_hold(worst, usage) {
-            return self.disturbed(worst, episode, usage, kept);
+        let was_acquitted = worst.excess_ms < MOST_PAUSE_MS
+            && self.memory.change.is_some_and(|change| change.acquitted);
+        if episode.cuts == 0
+            && !is_unknown
+            && (was_acquitted || self.is_known_to_hold(worst, usage))
+        {
+            return self.disturbed(worst, episode, usage, kept, was_acquitted);
         }
         let is_link = !are_used(self.state, usage, HELD) && raise.is_none();
         if is_link {
@@ -418,7 +450,14 @@ impl Control<'_> {
     }
 
     /// Lets the queue drain, and returns to the total that was seen to hold; if this is not the first time in a while, to a little less.
-    fn disturbed(&mut self, worst: &Finding, episode: Episode, usage: &Seen, kept: f64) -> Verdict {
+    fn disturbed(
+        &mut self,
+        worst: &Finding,
+        episode: Episode,
+        usage: &Seen,
+        kept: f64,
+        was_acquitted: bool,
+    ) -> Verdict {
         let total = allowed(self.state, usage);
         let is_again = self.has_doubted_within(AGAIN_MS);
         self.memory.doubted_ms = Some(self.now_ms);
@@ -438,10 +477,14 @@ impl Control<'_> {
             self.learn_harm(worst, total);
             "and once is no proof that the link carries less: limits return"
         };
+        let against = if was_acquitted {
+            "which came too suddenly to be the last raise's doing".to_owned()
+        } else {
+            format!("where {} of best-effort was seen to hold", mbit(total))
+        };
         let why = format!(
-            "{}, where {} of best-effort was seen to hold, {conclusion} once the queue has drained",
-            worst.text,
-            mbit(total)
+            "{}, {against}, {conclusion} once the queue has drained",
+            worst.text
         );
         self.lower(
             Action::CongestionThrottle,

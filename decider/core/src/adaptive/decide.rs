@@ -131,6 +131,7 @@ impl Control<'_> {
     pub(super) fn responsible_raise(&self) -> Option<Change> {
         self.memory.change.filter(|change| {
             change.up
+                && !change.acquitted
                 && self.since_change_ms()
                     < self.paced(RESPONSIBLE_MS).saturating_add(self.effect_ms())
         })
@@ -312,7 +313,9 @@ impl Control<'_> {
                 undo,
                 total_bps,
                 settling: false,
+                acquitted: false,
             });
+            self.memory.calm_used = None;
             self.memory.streak.violating = 0;
             self.memory.streak.calm = 0;
             self.memory.streak.room = 0;

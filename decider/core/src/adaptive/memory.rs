@@ -31,6 +31,8 @@ pub struct Memory {
     pub held_bps: Option<f64>,
     /// What best-effort sent in the last calm window, bits per second.
     pub calm_bps: Option<f64>,
+    /// How much of the room below the target the last calm window used that began after the last change. Unset: none did.
+    pub calm_used: Option<f64>,
     /// When a window was last within all targets, Unix milliseconds. Unset: never.
     pub last_calm_ms: Option<i64>,
     /// Evaluations in a row that found the same (calm with room, idle, early sign, unproven), at most 100.
@@ -170,6 +172,9 @@ pub struct Change {
     /// Whether it was a raise to a level that was measured, not a step towards the unknown.
     #[serde(default)]
     pub settling: bool,
+    /// Whether what came after it came too suddenly to be its doing.
+    #[serde(default)]
+    pub acquitted: bool,
 }
 
 /// Between which totals the link becomes full, bits per second of best-effort.

@@ -40,6 +40,7 @@ impl Control<'_> {
         self.memory.streak.warned = 0;
         self.memory.last_calm_ms = Some(self.now_ms);
         let calm = self.memory.count(|streak| &mut streak.calm);
+        self.memory.calm_used = Some(worst.used);
         self.learn_floor(worst.workload, &worst.signals);
         if let Some(usage) = &self.seen.usage
             && !self.is_mixed(usage.start_ms, usage.end_ms)
@@ -71,6 +72,12 @@ impl Control<'_> {
             ));
         }
         if let Some(raise) = self.responsible_raise() {
+            if in_a_row < 2 && self.is_sudden(worst, raise) {
+                return hold(format!(
+                    "{}, too suddenly for the last raise: the next window decides",
+                    worst.text
+                ));
+            }
             if in_a_row < 2
                 && raise.settling
                 && let Some(usage) = &self.seen.usage

@@ -268,6 +268,40 @@ fn a_short_queue_where_a_total_has_held_for_long_is_a_disturbance_and_a_second_o
 }
 
 #[test]
+fn a_queue_that_comes_suddenly_after_calm_windows_is_not_blamed_on_the_raise_before_them() {
+    let mut trace = Trace::after_congestion();
+    trace.calm(8.5, 192.06);
+    trace.calm(9.5, 192.06);
+    let before = trace.capacity();
+    // Half a room above the calm windows, and no more: that may be the raise's doing, but so late the next window decides.
+    let early = trace.evaluate(sending(192.06, steady(ROBOT, 10.5, 8.0)));
+    assert_eq!(early.action, Hold, "{}", early.reason);
+    assert!(early.reason.contains("too suddenly"), "{}", early.reason);
+    let cut = trace.evaluate(sending(192.06, slow(ROBOT, 11.5, 0.6, 30.0)));
+    assert_eq!(cut.action, CongestionThrottle, "{}", cut.reason);
+    assert!(cut.reason.contains("too suddenly"), "{}", cut.reason);
+    let limit = cut.limits[0].after_bps / 1e6;
+    trace.calm(12.5, 3.0 * limit);
+    assert_eq!(trace.calm(13.5, 3.0 * limit), (Increase, 64.02));
+    assert_eq!(trace.capacity(), before, "nothing was learned from it");
+}
+
+#[test]
+fn a_queue_that_grows_steadily_from_a_raise_on_is_blamed_on_it() {
+    let mut trace = Trace::after_congestion();
+    // Settled at 64.02; 5 ms more every second.
+    trace.see(sending(192.06, steady(ROBOT, 8.5, 3.0)));
+    let cut = trace.evaluate(sending(192.06, steady(ROBOT, 9.5, 13.0)));
+    assert!(cut.limits[0].after_bps < 64.0e6, "{}", cut.reason);
+    assert!(
+        cut.reason.contains("after the last raise"),
+        "{}",
+        cut.reason
+    );
+    assert!(!trace.capacity().guessed);
+}
+
+#[test]
 fn best_effort_below_its_minimum_is_not_called_idle() {
     let mut trace = Trace::after_calm(policy(&[ROBOT]));
     let last = (4..12)
