@@ -29,6 +29,8 @@ const ACQUITTED_USE: f64 = 0.5;
 const ACQUITTED_MS: f64 = 8.0;
 /// Less than this share of what the link was seen to carry should not hurt.
 const WELL_KNOWN: f64 = 0.93;
+/// Less than this share of what one congested window said it carries should not hurt either.
+const BELOW_GUESS: f64 = 0.95;
 /// A pod that sends less than this share of its limit is held by something else.
 const HELD: f64 = 0.97;
 /// Best-effort that still sends more than this share of what it did before the cuts was not cut by enough to prove anything.
@@ -590,6 +592,24 @@ impl Control<'_> {
             },
             hurt,
         );
+    }
+
+    /// Whether an early sign after a raise is against what one congested window said the link carries: the first one in a while is no proof that it
+    /// carries less, and the raise can be repeated.
+    pub(super) fn doubts_sign_below_guess(&mut self, total: f64, raise: Change) -> bool {
+        let hurt = raise.total_bps.unwrap_or(total * raise.undo) / raise.undo;
+        let is_below = self
+            .memory
+            .capacity
+            .is_some_and(|capacity| capacity.guessed)
+            && hurt < BELOW_GUESS * self.memory.mark_bps;
+        let doubts = is_below
+            && !self.is_slow_loop()
+            && !self.has_doubted_within(self.parameters.patience_ms);
+        if doubts {
+            self.memory.doubted_ms = Some(self.now_ms);
+        }
+        doubts
     }
 
     /// Whether a raise went to what one congested window said, or towards it: not a step towards the unknown.

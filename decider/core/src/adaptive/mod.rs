@@ -24,6 +24,7 @@
 //! | above target | cut, `CONGESTION_THROTTLE` | `above.rs` |
 //! | above target by a short queue (less than 60 ms), at a total that was seen to hold | cut until it has drained, then back: something paused; the second time within 15 s to 3 % less | `above.rs`, `relation.rs` |
 //! | the same, after a raise, but deeper than twice the rate that the calm windows since allow, or the step times the time since and 8 ms | not the raise's doing: the same, and nothing is learned of the link; an early sign waits for the next window | `above.rs`, `within.rs` |
+//! | an early sign after a raise far below a guess of the capacity | the raise is undone, but nothing is learned of the link the first time | `within.rs` |
 //! | above target, and a queue may still have been draining since the last cut | at most another cut; it proves nothing about the cause | `above.rs` |
 //! | above target, and cuts to a twentieth or the minimum did not help, or best-effort was idle | give it all back, `NOT_BANDWIDTH`, or `CANNOT_BE_MET` if targets were never met | `elsewhere.rs` |
 //! | above target, and best-effort sends no more than its minimum, or cuts to the minimum helped too little | `CANNOT_BE_MET`: a lower minimum is needed | `above.rs` |

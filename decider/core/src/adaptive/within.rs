@@ -98,7 +98,9 @@ impl Control<'_> {
             let was_test = self.memory.testing;
             let is_measured = self.went_to_a_measure(raise);
             self.test_failed();
-            if let Some(usage) = &self.seen.usage {
+            if let Some(usage) = &self.seen.usage
+                && !self.doubts_sign_below_guess(usage.total_bps, raise)
+            {
                 self.learn_from_raise(worst, usage.total_bps, raise);
             }
             let why = format!(

@@ -287,6 +287,34 @@ fn a_queue_that_comes_suddenly_after_calm_windows_is_not_blamed_on_the_raise_bef
 }
 
 #[test]
+fn an_early_sign_far_below_a_guess_undoes_the_raise_but_teaches_nothing_the_first_time() {
+    let mut trace = Trace::after_congestion();
+    // As if the congested window had shown more than limits settled at.
+    if let Some(memory) = &mut trace.0.state.adaptive {
+        memory.mark_bps = 260e6;
+    }
+    let mut limit = 64.02;
+    let mut signs = 0;
+    for end in 0..30 {
+        let end = 8.5 + f64::from(end);
+        let (action, now) = trace.calm(end, 3.0 * limit);
+        if action == Increase && now > limit {
+            let sign = trace.evaluate(sending(3.0 * now, steady(ROBOT, end + 1.0, 4.5)));
+            assert_eq!(sign.action, LatencyGentleThrottle, "{}", sign.reason);
+            signs += 1;
+            assert_eq!(trace.capacity().guessed, signs == 1, "{}", sign.reason);
+            limit = sign.limits[0].after_bps / 1e6;
+            if signs == 2 {
+                return;
+            }
+            continue;
+        }
+        limit = now;
+    }
+    panic!("{signs} raises in 30 s");
+}
+
+#[test]
 fn a_queue_that_grows_steadily_from_a_raise_on_is_blamed_on_it() {
     let mut trace = Trace::after_congestion();
     // Settled at 64.02; 5 ms more every second.
