@@ -117,7 +117,7 @@ impl Control<'_> {
     /// Whether a queue came too suddenly for a raise. What a raise overshoots by fills the queue at a steady rate: after calm windows it cannot be
     /// much deeper than that rate, and after a small step from what held never deeper than the step times the time since.
     pub(super) fn is_sudden(&self, worst: &Finding, raise: Change) -> bool {
-        if self.is_slow_loop() || worst.excess_ms >= MOST_PAUSE_MS {
+        if !self.may_be_pause(worst) {
             return false;
         }
         let calm = f64::from(self.memory.streak.calm);
@@ -448,7 +448,12 @@ impl Control<'_> {
         let expected = self.memory.relation.expect(allowed(self.state, usage));
         let has_held = expected
             .is_some_and(|expected| expected.windows >= HELD_FOR && expected.holds() >= TRUST);
-        has_held && worst.excess_ms < MOST_PAUSE_MS && !self.is_slow_loop()
+        has_held && self.may_be_pause(worst)
+    }
+
+    /// Whether a queue is no deeper than what a pause leaves, and windows short enough to tell.
+    fn may_be_pause(&self, worst: &Finding) -> bool {
+        worst.excess_ms < MOST_PAUSE_MS && !self.is_slow_loop()
     }
 
     /// Lets the queue drain, and returns to the total that was seen to hold; if this is not the first time in a while, to a little less.
@@ -571,8 +576,7 @@ impl Control<'_> {
     /// That is against what is known if the link was seen to carry more. If only a part of the window suffered, it may have been a
     /// stall of something else: once is no proof.
     pub(super) fn learn_from_raise(&mut self, worst: &Finding, total: f64, raise: Change) {
-        let held = raise.total_bps.unwrap_or(total * raise.undo);
-        let hurt = held / raise.undo;
+        let (held, hurt) = around(raise, total);
         let is_known = self
             .memory
             .capacity
@@ -597,12 +601,8 @@ impl Control<'_> {
     /// Whether an early sign after a raise is against what one congested window said the link carries: the first one in a while is no proof that it
     /// carries less, and the raise can be repeated.
     pub(super) fn doubts_sign_below_guess(&mut self, total: f64, raise: Change) -> bool {
-        let hurt = raise.total_bps.unwrap_or(total * raise.undo) / raise.undo;
-        let is_below = self
-            .memory
-            .capacity
-            .is_some_and(|capacity| capacity.guessed)
-            && hurt < BELOW_GUESS * self.memory.mark_bps;
+        let (_, hurt) = around(raise, total);
+        let is_below = self.is_guess() && hurt < BELOW_GUESS * self.memory.mark_bps;
         let doubts = is_below
             && !self.is_slow_loop()
             && !self.has_doubted_within(self.parameters.patience_ms);
@@ -614,11 +614,14 @@ impl Control<'_> {
 
     /// Whether a raise went to what one congested window said, or towards it: not a step towards the unknown.
     pub(super) fn went_to_a_measure(&self, raise: Change) -> bool {
-        raise.settling
-            || self
-                .memory
-                .capacity
-                .is_some_and(|capacity| capacity.guessed)
+        raise.settling || self.is_guess()
+    }
+
+    /// Whether what is known of the link is what one congested window said.
+    fn is_guess(&self) -> bool {
+        self.memory
+            .capacity
+            .is_some_and(|capacity| capacity.guessed)
     }
 
     /// What the link carries, as a share of what was sent after a raise that hurt: a queue that grew to D in a time t was filled at
@@ -648,4 +651,10 @@ impl Control<'_> {
         self.memory.capacity = Some(capacity);
         self.memory.mark_bps = hurt_bps;
     }
+}
+
+/// What best-effort sent before a raise and what it was to send after it, bits per second; `total`: what it sends now, where that is not known.
+fn around(raise: Change, total: f64) -> (f64, f64) {
+    let held = raise.total_bps.unwrap_or(total * raise.undo);
+    (held, held / raise.undo)
 }
